@@ -1,0 +1,64 @@
+"""Fixed-point encoding of a model update into the ring Z_{2^64}: clip to norm C, scale by 2^f / C, round stochastically.
+
+Rounding up with probability equal to the fraction keeps the aggregate unbiased whatever the update's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triskele.errors import InvalidUpdate
+from triskele.keystream import KeyStream
+from triskele.task import FRACTION_BITS
+
+Words = NDArray[np.int64]
+
+_CHUNK = 1 << 16  # entries; the temporaries stay in cache
+
+
+def _chunks(length: int) -> Iterator[slice]:
+    for start in range(0, length, _CHUNK):
+        yield slice(start, min(start + _CHUNK, length))
+
+
+def l2_norm(update: NDArray[np.floating]) -> float:
+    """L2 norm of a vector, summed in float64; raises InvalidUpdate on NaN or Inf."""
+    total = 0.0
+    for part in _chunks(len(update)):
+        block = update[part].astype(np.float64, copy=False)
+        total += float(np.dot(block, block))
+    if not math.isfinite(total):
+        raise InvalidUpdate("the update has NaN, Inf or entries too large to square")
+    return math.sqrt(total)
+
+
+def encode(
+    update: NDArray[np.floating], *, clip_norm: float, rounding: KeyStream, clip: bool = True
+) -> Words:
+    """Ring words q = stochastic_round(x / C * 2^20) of the update clipped to L2 norm C.
+
+    update: float32 or float64 [d]. rounding: a key stream of secret randomness, 4 bytes are taken per entry.
+    Returns int64 [d] with norm at most 2^20 + sqrt(d). Raises InvalidUpdate on NaN or Inf, and on a norm above C
+    if `clip` is false.
+    """
+    norm = l2_norm(update)
+    scale = 2.0**FRACTION_BITS / clip_norm
+    if norm > clip_norm:
+        if not clip:
+            raise InvalidUpdate(f"the update's norm {norm:.6g} is above clip_norm {clip_norm:.6g}")
+        scale *= clip_norm / norm
+    words = np.empty(len(update), np.int64)
+    for part in _chunks(len(update)):
+        scaled = update[part].astype(np.float64) * scale
+        uniform = rounding.read((part.stop - part.start) * 4).view("<u4") * 2.0**-32
+        words[part] = np.floor(scaled + uniform)
+    return words
+
+
+def decode(words: Words, *, clip_norm: float, weight_total: float) -> NDArray[np.float64]:
+    """The weighted mean in model units: words / weight_total * C / 2^20, float64 [d]."""
+    return words.astype(np.float64) * (clip_norm / 2.0**FRACTION_BITS / weight_total)

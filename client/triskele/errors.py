@@ -1,0 +1,128 @@
+"""Every error of Triskele, by blame: what the caller can do about it decides the class.
+
+    TriskeleError
+    ├── ParticipantFault      the caller's data or configuration; mend it and send again
+    │   ├── InvalidUpdate     NaN, Inf, wrong shape, wrong dtype, norm above the clip where clipping is forbidden
+    │   ├── InvalidTask       a task that cannot be run safely, with the numbers
+    │   ├── InvalidUpload     a manifest, share or chunk that fails a check
+    │   ├── Conflict          another upload of this participant already stands
+    │   ├── WrongState        the round is not in the state that this call needs
+    │   ├── NotFound          no such task or round here
+    │   ├── Forbidden         the certificate's role may not do this
+    │   └── ConfigurationError a file or setting that cannot be used
+    ├── PartyFault            a party broke the protocol, with the party's index where it is known
+    ├── RoundFailed           the round ended without a result: reason and who
+    └── Unavailable           retry: somebody cannot be reached just now
+
+`REASONS` is the one table from class to gRPC status and metric label.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import grpc
+
+
+class TriskeleError(Exception):
+    """Base of all errors that Triskele raises on purpose. Texts never contain shares, seeds, keys or updates."""
+
+
+class ParticipantFault(TriskeleError):
+    """The caller's data or configuration is at fault."""
+
+
+class InvalidUpdate(ParticipantFault):
+    """The model update cannot be encoded."""
+
+
+class InvalidTask(ParticipantFault):
+    """The task cannot be run safely."""
+
+
+class InvalidUpload(ParticipantFault):
+    """A manifest, share or chunk fails a check."""
+
+
+class Conflict(ParticipantFault):
+    """Another upload of the same participant to the same round already stands."""
+
+
+class WrongState(ParticipantFault):
+    """The round is not in the state that this call needs."""
+
+
+class NotFound(ParticipantFault):
+    """No such task or round here."""
+
+
+class Forbidden(ParticipantFault):
+    """The role in the caller's certificate may not do this."""
+
+
+class ConfigurationError(ParticipantFault):
+    """A file or setting cannot be used."""
+
+
+class PartyFault(TriskeleError):
+    """A party broke the protocol; `party` is its index where it is known."""
+
+    def __init__(self, message: str, party: int | None = None) -> None:
+        super().__init__(message)
+        self.party = party
+
+
+class RoundFailed(TriskeleError):
+    """The round ended without a result."""
+
+    def __init__(self, reason: str, who: str, detail: str = "") -> None:
+        super().__init__(f"round ended: {reason} ({who})" + (f": {detail}" if detail else ""))
+        self.reason = reason
+        self.who = who
+        self.detail = detail
+
+
+class Unavailable(TriskeleError):
+    """Somebody cannot be reached just now; the call may be repeated."""
+
+
+class Reason(NamedTuple):
+    """How an error class is shown on the wire and in metrics."""
+
+    status: grpc.StatusCode
+    label: str
+
+
+REASONS: dict[type[TriskeleError], Reason] = {
+    InvalidUpdate: Reason(grpc.StatusCode.INVALID_ARGUMENT, "invalid_update"),
+    InvalidTask: Reason(grpc.StatusCode.INVALID_ARGUMENT, "invalid_task"),
+    InvalidUpload: Reason(grpc.StatusCode.INVALID_ARGUMENT, "invalid_upload"),
+    Conflict: Reason(grpc.StatusCode.ALREADY_EXISTS, "conflict"),
+    WrongState: Reason(grpc.StatusCode.FAILED_PRECONDITION, "wrong_state"),
+    NotFound: Reason(grpc.StatusCode.NOT_FOUND, "not_found"),
+    Forbidden: Reason(grpc.StatusCode.PERMISSION_DENIED, "forbidden"),
+    ConfigurationError: Reason(grpc.StatusCode.FAILED_PRECONDITION, "configuration"),
+    PartyFault: Reason(grpc.StatusCode.ABORTED, "party_fault"),
+    RoundFailed: Reason(grpc.StatusCode.ABORTED, "round_failed"),
+    Unavailable: Reason(grpc.StatusCode.UNAVAILABLE, "unavailable"),
+}
+
+_BY_STATUS: dict[grpc.StatusCode, type[TriskeleError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidUpload,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidUpload,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: InvalidUpload,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.FAILED_PRECONDITION: WrongState,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
+    grpc.StatusCode.UNAUTHENTICATED: Forbidden,
+}
+
+
+def from_rpc_error(error: grpc.RpcError, peer: str) -> TriskeleError:
+    """The typed error for a failed call to `peer` (a readable name such as "party 1")."""
+    status, details = error.code(), error.details() or ""
+    kind = _BY_STATUS.get(status)
+    if kind is not None:
+        return kind(f"{peer}: {details}")
+    return Unavailable(f"{peer} answered {status.name}: {details}")

@@ -1,0 +1,48 @@
+"""AES-128-CTR as a stream of pseudo-random bytes: the one expansion that shares, masks and rounding are made with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+_ZEROS: Final = bytes(1 << 18)  # AES-CTR of zeros is the key stream; read only
+_BLOCK: Final = 16  # bytes of one AES block
+
+
+def derive(secret: bytes, info: bytes, length: int = 16) -> bytes:
+    """HKDF-SHA256 (RFC 5869, no salt) of `secret`, bound to `info`."""
+    return HKDF(SHA256(), length, None, info).derive(secret)
+
+
+class KeyStream:
+    """AES-128-CTR key stream, counter from `block` (big endian, 128 bits), read in order."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes, *, block: int = 0) -> None:
+        self._cipher = Cipher(algorithms.AES(key), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
+
+    def __repr__(self) -> str:
+        return "KeyStream(...)"
+
+    def read(self, length: int) -> NDArray[np.uint8]:
+        """The next `length` bytes."""
+        out = np.empty(length, np.uint8)
+        self.read_into(out)
+        return out
+
+    def read_into(self, out: NDArray[np.uint8]) -> None:
+        """Fill a contiguous byte array with the next bytes, without an allocation."""
+        view = memoryview(out)
+        for start in range(0, len(out), len(_ZEROS)):
+            stop = min(start + len(_ZEROS), len(out))
+            self._cipher.update_into(_ZEROS[: stop - start], view[start:stop])
+
+    def words(self, count: int) -> NDArray[np.int64]:
+        """The next `count` little-endian 64-bit words."""
+        return self.read(count * 8).view("<i8")

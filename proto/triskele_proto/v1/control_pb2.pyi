@@ -1,0 +1,88 @@
+from triskele_proto.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OpenRoundRequest(_message.Message):
+    __slots__ = ("task", "round")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    task: bytes
+    round: int
+    def __init__(self, task: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+
+class RoundRequest(_message.Message):
+    __slots__ = ("task_digest", "round")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+
+class Submission(_message.Message):
+    __slots__ = ("slot", "participant", "manifest_digest")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    participant: str
+    manifest_digest: bytes
+    def __init__(self, slot: _Optional[int] = ..., participant: _Optional[str] = ..., manifest_digest: _Optional[bytes] = ...) -> None: ...
+
+class SealRoundRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "submissions")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SUBMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    submissions: _containers.RepeatedCompositeFieldContainer[Submission]
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ...) -> None: ...
+
+class EndRoundRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "state")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    state: str
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class RoundOutcome(_message.Message):
+    __slots__ = ("output_digest", "weight_total", "coefficient_bits", "refused", "accepted_slots", "openings")
+    OUTPUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENT_BITS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    OPENINGS_FIELD_NUMBER: _ClassVar[int]
+    output_digest: bytes
+    weight_total: int
+    coefficient_bits: int
+    refused: _containers.RepeatedCompositeFieldContainer[_types_pb2.RefusedSubmission]
+    accepted_slots: _containers.RepeatedScalarFieldContainer[int]
+    openings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, output_digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., openings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RoundStatusReply(_message.Message):
+    __slots__ = ("state", "complete", "blame", "outcome")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    BLAME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    complete: _containers.RepeatedCompositeFieldContainer[Submission]
+    blame: _types_pb2.Blame
+    outcome: RoundOutcome
+    def __init__(self, state: _Optional[str] = ..., complete: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., outcome: _Optional[_Union[RoundOutcome, _Mapping]] = ...) -> None: ...
+
+class OutputChunk(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: _types_pb2.Chunk
+    def __init__(self, chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...

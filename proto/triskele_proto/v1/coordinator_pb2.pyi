@@ -1,0 +1,128 @@
+from triskele_proto.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ListTasksRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTasksReply(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskView]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskView, _Mapping]]] = ...) -> None: ...
+
+class TaskView(_message.Message):
+    __slots__ = ("name", "task", "rounds", "current_round", "finished")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    task: bytes
+    rounds: int
+    current_round: int
+    finished: bool
+    def __init__(self, name: _Optional[str] = ..., task: _Optional[bytes] = ..., rounds: _Optional[int] = ..., current_round: _Optional[int] = ..., finished: bool = ...) -> None: ...
+
+class WatchRoundsRequest(_message.Message):
+    __slots__ = ("task_digest", "from_round")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FROM_ROUND_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    from_round: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., from_round: _Optional[int] = ...) -> None: ...
+
+class ListRoundsRequest(_message.Message):
+    __slots__ = ("task_digest",)
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ...) -> None: ...
+
+class ListRoundsReply(_message.Message):
+    __slots__ = ("rounds",)
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundView]
+    def __init__(self, rounds: _Optional[_Iterable[_Union[RoundView, _Mapping]]] = ...) -> None: ...
+
+class RoundView(_message.Message):
+    __slots__ = ("task_digest", "round", "state", "enrolled", "uploaded", "quorum", "deadline", "blame", "refused", "accepted_slots", "decisions_public", "participants", "openings")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    UPLOADED_FIELD_NUMBER: _ClassVar[int]
+    QUORUM_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    BLAME_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
+    OPENINGS_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    state: str
+    enrolled: int
+    uploaded: int
+    quorum: int
+    deadline: float
+    blame: _types_pb2.Blame
+    refused: _containers.RepeatedCompositeFieldContainer[_types_pb2.RefusedSubmission]
+    accepted_slots: _containers.RepeatedScalarFieldContainer[int]
+    decisions_public: bool
+    participants: _containers.RepeatedScalarFieldContainer[str]
+    openings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., state: _Optional[str] = ..., enrolled: _Optional[int] = ..., uploaded: _Optional[int] = ..., quorum: _Optional[int] = ..., deadline: _Optional[float] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., decisions_public: bool = ..., participants: _Optional[_Iterable[str]] = ..., openings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("task_digest", "round")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("slot", "heavy", "party_addresses")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    HEAVY_FIELD_NUMBER: _ClassVar[int]
+    PARTY_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    heavy: int
+    party_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, slot: _Optional[int] = ..., heavy: _Optional[int] = ..., party_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FetchResultRequest(_message.Message):
+    __slots__ = ("task_digest", "round")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+
+class ResultHeader(_message.Message):
+    __slots__ = ("dimension", "digest", "weight_total", "coefficient_bits")
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENT_BITS_FIELD_NUMBER: _ClassVar[int]
+    dimension: int
+    digest: bytes
+    weight_total: int
+    coefficient_bits: int
+    def __init__(self, dimension: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ...) -> None: ...
+
+class ResultChunk(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: ResultHeader
+    chunk: _types_pb2.Chunk
+    def __init__(self, header: _Optional[_Union[ResultHeader, _Mapping]] = ..., chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,52 @@
+from triskele_proto.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class UploadStatusRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "manifest_digest")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    manifest_digest: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ...) -> None: ...
+
+class ShareHeader(_message.Message):
+    __slots__ = ("index", "salt", "seed")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    salt: bytes
+    seed: bytes
+    def __init__(self, index: _Optional[int] = ..., salt: _Optional[bytes] = ..., seed: _Optional[bytes] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("manifest", "shares")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    manifest: _types_pb2.SignedManifest
+    shares: _containers.RepeatedCompositeFieldContainer[ShareHeader]
+    def __init__(self, manifest: _Optional[_Union[_types_pb2.SignedManifest, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[ShareHeader, _Mapping]]] = ...) -> None: ...
+
+class UploadRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    chunk: _types_pb2.Chunk
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ("committed", "complete")
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    committed: int
+    complete: bool
+    def __init__(self, committed: _Optional[int] = ..., complete: bool = ...) -> None: ...

@@ -1,0 +1,155 @@
+"""Federated training under attack, with the aggregation handed in: a plain average, or Triskele's three parties."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triskele_server.demo.attacks import ATTACKS, Attack, backdoor_success, poisoned
+from triskele_server.demo.faces import ByteArray, FederatedFaces, LabelledImages, federate, load_photos
+from triskele_server.demo.model import accuracy, from_vector, initial_params, local_update, to_vector
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+PARTICIPANTS: Final = 20
+MALICIOUS: Final = 4
+ROUNDS: Final = 10
+LOCAL_EPOCHS: Final = 6
+LEARNING_RATE: Final = 0.2
+CLIP_NORM: Final = 8.0
+"""L2 bound on one submitted update: PLACEHOLDER."""
+MULTI_KRUM_SELECT: Final = 12
+
+# Streams of the seed: what is drawn for one purpose never depends on how much was drawn for another, so that
+# runs which differ in attack or aggregation start from the same model and give everyone the same images.
+_SPLIT, _MODEL, _TRAINING, _ATTACK = range(4)
+
+
+@dataclass(frozen=True)
+class AggregationOutcome:
+    """``aggregate`` float64[d], the mean update; ``accepted`` bool[n], or None where it is not known or not asked."""
+
+    aggregate: NDArray[np.float64]
+    accepted: BoolArray | None = None
+
+
+Aggregate = Callable[[FloatArray], AggregationOutcome]
+"""Takes updates float32[n, d], row i from participant i. A secure aggregation clips the rows to CLIP_NORM itself."""
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """The global model after a round; fractions from 0 to 1. ``backdoor_success`` is None if none was planted."""
+
+    round: int
+    accuracy: float
+    backdoor_success: float | None
+    accepted: BoolArray | None
+    honest_accepted: int | None
+    malicious_accepted: int | None
+
+
+def plain_average(updates: FloatArray) -> AggregationOutcome:
+    """Federated averaging without any defence: every row counts, however long."""
+    return AggregationOutcome(updates.mean(axis=0, dtype=np.float64))
+
+
+def train(
+    aggregate: Aggregate,
+    *,
+    attack: str,
+    participants: int = PARTICIPANTS,
+    malicious: int = MALICIOUS,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    photos: ByteArray | None = None,
+) -> Iterator[RoundReport]:
+    """Train for ``rounds`` rounds, the last ``malicious`` participants attacking in each; one report per round.
+
+    ``attack`` is a name in ATTACKS. ``photos`` are those of ``load_photos``, loaded here if not given. The same
+    arguments give the same reports. Raises FacesError without the photographs, ValueError for bad arguments.
+    """
+    if attack not in ATTACKS:
+        raise ValueError(f"unknown attack {attack!r}; known: {', '.join(ATTACKS)}")
+    if not 0 <= malicious < participants:
+        raise ValueError(f"malicious must be from 0 to {participants - 1}, got {malicious}")
+    faces = federate(
+        load_photos() if photos is None else photos, participants=participants, rng=_stream(seed, _SPLIT)
+    )
+    return _rounds(aggregate, ATTACKS[attack], faces, malicious=malicious, rounds=rounds, seed=seed)
+
+
+def _rounds(
+    aggregate: Aggregate, attack: Attack, faces: FederatedFaces, *, malicious: int, rounds: int, seed: int
+) -> Iterator[RoundReport]:
+    model = to_vector(initial_params(_stream(seed, _MODEL))).astype(np.float64)
+    data = _training_sets(attack, faces, malicious)
+    for number in range(1, rounds + 1):
+        updates = _attacked(attack, _local_updates(model, data, number, seed), malicious, _stream(seed, _ATTACK, number))
+        outcome = aggregate(updates)
+        model += outcome.aggregate
+        yield _report(number, attack, model, faces.test, outcome.accepted, malicious)
+
+
+def _training_sets(attack: Attack, faces: FederatedFaces, malicious: int) -> list[LabelledImages]:
+    honest = len(faces.participants) - malicious
+    return [
+        poisoned(images) if attack.plants_backdoor and index >= honest else images
+        for index, images in enumerate(faces.participants)
+    ]
+
+
+def _local_updates(
+    model: NDArray[np.float64], data: Sequence[LabelledImages], number: int, seed: int
+) -> FloatArray:
+    """What every participant trains from the global model in this round, float32[n, d]."""
+    params = from_vector(model)
+    return np.stack(
+        [
+            to_vector(
+                local_update(
+                    params,
+                    own.images,
+                    own.labels,
+                    epochs=LOCAL_EPOCHS,
+                    lr=LEARNING_RATE,
+                    rng=_stream(seed, _TRAINING, number, index),
+                )
+            )
+            for index, own in enumerate(data)
+        ]
+    )
+
+
+def _attacked(attack: Attack, updates: FloatArray, malicious: int, rng: np.random.Generator) -> FloatArray:
+    if malicious == 0:
+        return updates
+    honest, own = updates[:-malicious], updates[-malicious:]
+    return np.concatenate([honest, attack.forge(honest, own, rng)])
+
+
+def _report(
+    number: int,
+    attack: Attack,
+    model: NDArray[np.float64],
+    test: LabelledImages,
+    accepted: BoolArray | None,
+    malicious: int,
+) -> RoundReport:
+    params = from_vector(model)
+    honest = None if accepted is None else len(accepted) - malicious
+    return RoundReport(
+        round=number,
+        accuracy=accuracy(params, test.images, test.labels),
+        backdoor_success=backdoor_success(params, test.images, test.labels) if attack.plants_backdoor else None,
+        accepted=accepted,
+        honest_accepted=None if accepted is None else int(accepted[:honest].sum()),
+        malicious_accepted=None if accepted is None else int(accepted[honest:].sum()),
+    )
+
+
+def _stream(seed: int, *path: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *path])
