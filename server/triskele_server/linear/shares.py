@@ -1,0 +1,72 @@
+"""The shares that a party holds, addressed by word range: seeds are expanded where they are read, words are mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from triskele.encoding import Words
+from triskele.ids import ShareIndex
+from triskele.sharing import WORD_BYTES, Seed, ShareContext, expand
+
+CHUNK_WORDS = 1 << 15  # words of one share in cache at a time
+
+
+class HeldShare(Protocol):
+    """One share of one submission."""
+
+    def read(self, start: int, stop: int) -> Words:
+        """Words start to stop (start is even), int64; not to be written to."""
+
+
+@dataclass(frozen=True)
+class SeedShare:
+    """A share that is the expansion of 16 secret bytes."""
+
+    seed: Seed = field(repr=False)
+    context: ShareContext
+    index: ShareIndex
+
+    def read(self, start: int, stop: int) -> Words:
+        """Expand words start to stop."""
+        return expand(self.seed, self.context, self.index, start=start).words(stop - start)
+
+
+@dataclass(frozen=True)
+class WordShare:
+    """A share that is words, in memory or mapped from a file."""
+
+    words: Words = field(repr=False)
+
+    @classmethod
+    def map(cls, path: Path, length: int) -> WordShare:
+        """Map a file of `length` little-endian words."""
+        if path.stat().st_size != length * WORD_BYTES:
+            raise ValueError(f"{path.name} does not hold {length} words")
+        return cls(np.memmap(path, "<i8", "r"))
+
+    def read(self, start: int, stop: int) -> Words:
+        """A view of words start to stop."""
+        return self.words[start:stop]
+
+
+@dataclass(frozen=True)
+class SharePair:
+    """The two shares (x_i, x_{i+1}) that party i holds of one submission."""
+
+    first: HeldShare
+    second: HeldShare
+
+    def word(self, index: int) -> tuple[int, int]:
+        """Both shares of one word."""
+        start = index & ~1
+        return int(self.first.read(start, index + 1)[-1]), int(self.second.read(start, index + 1)[-1])
+
+
+def chunks(length: int, size: int = CHUNK_WORDS) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of at most `size` words; every start is even."""
+    for start in range(0, length, size):
+        yield start, min(start + size, length)

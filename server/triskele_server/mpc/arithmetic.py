@@ -1,0 +1,121 @@
+"""Protocols on additive shares mod 2^64 (Araki et al. 2016; conversions in the manner of ABY3, Mohassel and Rindal 2018).
+
+Every function is run by all three parties together. Nothing here opens, branches on or indexes by a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from triskele_server.mpc.session import Session, Shares
+
+LIMIT_BITS = 62  # truncation is right for values in [-2^62, 2^62)
+
+
+def constant(session: Session, value: torch.Tensor) -> Shares:
+    """Trivial shares of a public tensor: share 0 is the value."""
+    zero = torch.zeros_like(value)
+    return Shares(value if session.party == 0 else zero, value if session.party == 2 else zero)
+
+
+def add(x: Shares, y: Shares) -> Shares:
+    """x + y, local."""
+    return Shares(x.first + y.first, x.second + y.second)
+
+
+def reshare(session: Session, label: str, part: torch.Tensor) -> Shares:
+    """Replicated shares of the value whose additive parts the parties hold. One round, one word per element."""
+    masked = part + session.randomness.zero_sum(tuple(part.shape))
+    return Shares(masked, session.pass_back(label, masked))
+
+
+def multiply(session: Session, x: Shares, y: Shares) -> Shares:
+    """Element-wise product (shapes broadcast). One round."""
+    return reshare(session, "mul", x.first * (y.first + y.second) + x.second * y.first)
+
+
+def matmul(session: Session, x: Shares, y: Shares) -> Shares:
+    """Matrix product. One round, one word per element of the result."""
+    return reshare(session, "matmul", x.first @ (y.first + y.second) + x.second @ y.first)
+
+
+def deal(session: Session, label: str, value: torch.Tensor | None, like: torch.Tensor) -> Shares:
+    """Shares of a value that party 0 alone knows (the others pass None); share 2 is zero. One word to party 2."""
+    shape = tuple(like.shape)
+    if session.party == 0 and value is not None:
+        mask = session.randomness.with_next(shape, torch.int64)
+        session.send(session.previous, label, value - mask)
+        return Shares(value - mask, mask)
+    zero = torch.zeros_like(like)
+    if session.party == 1:
+        return Shares(session.randomness.with_previous(shape, torch.int64), zero)
+    return Shares(zero, session.receive(session.next, label, like))
+
+
+def two_summands(session: Session, x: Shares) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """x as a sum of two words: x_0 + x_1, known to party 0, and x_2, known to parties 1 and 2."""
+    if session.party == 0:
+        return x.first + x.second, None
+    return None, x.second if session.party == 1 else x.first
+
+
+def times_known(session: Session, dealt: Shares, factor: torch.Tensor | None) -> torch.Tensor:
+    """This party's additive part of a dealt value (share 2 is zero) times a factor that parties 1 and 2 know."""
+    if factor is None:
+        return torch.zeros_like(dealt.first)
+    return (dealt.first if session.party == 1 else dealt.second) * factor
+
+
+def bit_to_word(
+    session: Session, bits: Shares, combine: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Shares:
+    """Additive int64 shares of XOR-shared bits (0 or 1). Two rounds.
+
+    `combine` is a public linear map applied to the additive parts before they are re-shared, so that a sum of many
+    bits travels as one word.
+    """
+    like = torch.empty(bits.shape, dtype=torch.int64)
+    known = (bits.first ^ bits.second).long() if session.party == 0 else None
+    u = deal(session, "bit", known, like)
+    if session.party == 0:
+        part = torch.zeros_like(like)
+    else:
+        v = (bits.second if session.party == 1 else bits.first).long()
+        part = times_known(session, u, 1 - 2 * v)  # u xor v = u (1 - 2 v) + v
+        if session.party == 1:
+            part = part + v
+    return reshare(session, "bit", combine(part) if combine is not None else part)
+
+
+def truncate(session: Session, x: Shares, bits: int, low_carry: Shares | None = None) -> Shares:
+    """x / 2^bits for x in [-2^62, 2^62). Two rounds.
+
+    Without `low_carry` (0 or 1: whether the two summands' low bits carry) the error is below one unit and without
+    bias; with it the result is the exact floor (see boolean.floor_shift, which computes it).
+
+    With y = x + 2^62 in [0, 2^63) and y = a + b - c 2^64, c is "the top bit of a or that of b" (were exactly one of
+    them set without a wrap, y would be 2^63 or more), so the wrap costs one product of bits known to their holders
+    and the large error of local truncation cannot occur.
+    """
+    offset = torch.tensor(1 << LIMIT_BITS)
+    y = add(x, constant(session, offset.expand(x.shape)))
+    a, b = two_summands(session, y)
+    like = torch.empty(x.shape, dtype=torch.int64)
+    shifted = deal(session, "shift", a >> bits if a is not None else None, like)
+    top = deal(session, "shift-top", _top(a) if a is not None else None, like)
+    part = times_known(session, top, _top(b) << (64 - bits) if b is not None else None)
+    if session.party == 1 and b is not None:
+        part = part + shifted.first + (b >> bits)
+    elif session.party == 2:
+        part = part + shifted.second
+    result = reshare(session, "shift", part)
+    # Without the carry of the low bits the sum of two floors is 1 too low on average.
+    carry = low_carry if low_carry is not None else constant(session, torch.ones(x.shape, dtype=torch.int64))
+    correction = constant(session, torch.full(x.shape, -(1 << (LIMIT_BITS - bits)), dtype=torch.int64))
+    return add(add(result, carry), correction)
+
+
+def _top(word: torch.Tensor) -> torch.Tensor:
+    return (word < 0).long()

@@ -1,0 +1,305 @@
+"""The CrypTen tensor type "replicated": fixed point numbers shared among three parties, party i holding (x_i, x_{i+1}).
+
+Registered at CrypTen's extension point for tensor types. A tensor is an integer tensor of ring words with
+`fraction_bits` binary places. CrypTen's own function library (abs, sign, relu, eq, ...) runs on it; what it
+approximates only in a narrow range (reciprocal, square roots) or with a global setting (max, min) is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from triskele.errors import TriskeleError
+
+from triskele_server.mpc import arithmetic, boolean, roots
+from triskele_server.mpc.crypten_import import CrypTensor
+from triskele_server.mpc.session import Session, Shares
+
+PRODUCT_BITS = 52  # fraction bits of a product before it is truncated: leaves values up to 2^10
+PUBLIC_BITS = 20  # fraction bits at which public non-integers are encoded
+
+_STRUCTURAL = frozenset(
+    "cumsum expand flatten flip gather index_select narrow permute repeat reshape roll squeeze sum t take trace "
+    "transpose unfold unsqueeze view diagonal clone __getitem__".split()
+)
+_PROPERTIES = frozenset(("size", "dim", "nelement", "numel", "__len__"))
+
+
+class SharedWords(Shares):
+    """The pair of int64 tensors inside a ReplicatedTensor; structural torch functions act on both."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in _PROPERTIES:
+            return lambda *args: getattr(self.first, name)(*args)
+        if name in _STRUCTURAL:
+            return lambda *args, **kwargs: SharedWords(
+                getattr(self.first, name)(*args, **kwargs), getattr(self.second, name)(*args, **kwargs)
+            )
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        return f"SharedWords{list(self.shape)}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the words are."""
+        return self.first.device
+
+    @staticmethod
+    def cat(parts: list[SharedWords], dim: int = 0) -> SharedWords:
+        """torch.cat on both shares."""
+        return SharedWords(torch.cat([p.first for p in parts], dim), torch.cat([p.second for p in parts], dim))
+
+    @staticmethod
+    def stack(parts: list[SharedWords], dim: int = 0) -> SharedWords:
+        """torch.stack on both shares."""
+        return SharedWords(torch.stack([p.first for p in parts], dim), torch.stack([p.second for p in parts], dim))
+
+
+@CrypTensor.register_cryptensor("replicated")
+class ReplicatedTensor(CrypTensor):
+    """A secret tensor. Printing shows its shape only; `open(name)` is the one way to its value."""
+
+    def __init__(self, shares: Shares | list[Any], session: Session | None = None, fraction_bits: int = 0) -> None:
+        super().__init__(requires_grad=False)
+        if isinstance(shares, list):  # CrypTen makes an empty tensor to look up cat and stack
+            shares = Shares(torch.tensor(shares), torch.tensor(shares))
+        self._tensor = SharedWords(shares.first, shares.second)
+        self._session = session
+        self.fraction_bits = fraction_bits
+
+    @property
+    def session(self) -> Session:
+        """The computation this tensor belongs to."""
+        if self._session is None:
+            raise TriskeleError("this tensor belongs to no session")
+        return self._session
+
+    @property
+    def shares(self) -> Shares:
+        """This party's two shares."""
+        return self._tensor
+
+    def __repr__(self) -> str:
+        return f"ReplicatedTensor({list(self._tensor.shape)}, fraction_bits={self.fraction_bits})"
+
+    def _like(self, shares: Shares, fraction_bits: int | None = None) -> ReplicatedTensor:
+        return ReplicatedTensor(shares, self._session, self.fraction_bits if fraction_bits is None else fraction_bits)
+
+    def shallow_copy(self) -> ReplicatedTensor:
+        """Another tensor on the same words."""
+        return self._like(self._tensor)
+
+    def clone(self) -> ReplicatedTensor:
+        """A copy."""
+        return self._like(Shares(self._tensor.first.clone(), self._tensor.second.clone()))
+
+    def copy_(self, other: ReplicatedTensor) -> None:
+        """Take over another tensor's words and scale."""
+        self._tensor, self._session, self.fraction_bits = other._tensor, other._session, other.fraction_bits
+
+    def diagonal(self) -> ReplicatedTensor:
+        """The diagonal of a matrix."""
+        return self._like(self._tensor.diagonal())
+
+    # ---- opening -----------------------------------------------------------------------------------------------
+
+    def open(self, name: str) -> torch.Tensor:
+        """Open to all parties what the round's ledger declares as `name`: int64, or float64 if there are fraction bits."""
+        words = self.session.open(self._tensor, name)
+        return words if self.fraction_bits == 0 else words.double() / 2.0**self.fraction_bits
+
+    def get_plain_text(self, name: str | None = None) -> torch.Tensor:
+        """CrypTen's name for `open`; refused without a name."""
+        if name is None:
+            raise TriskeleError("a value is opened by name only: use open(name) and declare the name with the rule")
+        return self.open(name)
+
+    reveal = get_plain_text
+
+    # ---- linear ------------------------------------------------------------------------------------------------
+
+    def _aligned(self, fraction_bits: int) -> Shares:
+        shift = fraction_bits - self.fraction_bits
+        return Shares(self._tensor.first << shift, self._tensor.second << shift) if shift else self._tensor
+
+    def _scaled_up(self, fraction_bits: int) -> ReplicatedTensor:
+        return self._like(self._aligned(fraction_bits), fraction_bits)
+
+    def add(self, other: Any) -> ReplicatedTensor:
+        """Sum with a secret or public tensor or number; the finer scale of the two is kept."""
+        if isinstance(other, ReplicatedTensor):
+            bits = max(self.fraction_bits, other.fraction_bits)
+            return self._like(arithmetic.add(self._aligned(bits), other._aligned(bits)), bits)
+        bits = self.fraction_bits if _is_integer(other) else max(self.fraction_bits, PUBLIC_BITS)
+        words = _encoded(other, bits).expand(torch.broadcast_shapes(self._tensor.shape, _shape(other)))
+        return self._like(arithmetic.add(self._aligned(bits), arithmetic.constant(self.session, words)), bits)
+
+    def neg(self) -> ReplicatedTensor:
+        """The negative."""
+        return self._like(Shares(-self._tensor.first, -self._tensor.second))
+
+    def div(self, other: Any) -> ReplicatedTensor:
+        """Quotient by a secret tensor (reciprocal) or a public number."""
+        if isinstance(other, ReplicatedTensor):
+            return self.mul(other.reciprocal())
+        if isinstance(other, int) and other > 0 and other.bit_count() == 1:
+            return self.times_power_of_two(1 - other.bit_length())
+        return self.mul(1.0 / other)
+
+    # ---- products ----------------------------------------------------------------------------------------------
+
+    def mul(self, other: Any) -> ReplicatedTensor:
+        """Element-wise product with a secret or public tensor or number."""
+        return self._product(other, arithmetic.multiply, torch.mul)
+
+    def matmul(self, other: Any) -> ReplicatedTensor:
+        """Matrix product with a secret or public matrix."""
+        return self._product(other, arithmetic.matmul, torch.matmul)
+
+    def square(self) -> ReplicatedTensor:
+        """Element-wise square."""
+        return self.mul(self)
+
+    def _product(
+        self,
+        other: Any,
+        secret: Callable[[Session, Shares, Shares], Shares],
+        public: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> ReplicatedTensor:
+        """A product keeps the finer scale of its factors; if both have fraction bits it is truncated to it."""
+        if isinstance(other, ReplicatedTensor):
+            x, y = self._narrowed(other)
+            product = secret(self.session, x._tensor, y._tensor)
+            return self._rescaled(product, x.fraction_bits, y.fraction_bits)
+        bits = 0 if _is_integer(other) else PUBLIC_BITS
+        words = _encoded(other, bits)
+        x = self if bits == 0 else self._coarsened(PRODUCT_BITS - bits)
+        product = Shares(public(x._tensor.first, words), public(x._tensor.second, words))
+        return self._rescaled(product, x.fraction_bits, bits)
+
+    def _narrowed(self, other: ReplicatedTensor) -> tuple[ReplicatedTensor, ReplicatedTensor]:
+        """Both factors, the finer one coarsened first until their product has at most PRODUCT_BITS places."""
+        fine, coarse = sorted((self.fraction_bits, other.fraction_bits), reverse=True)
+        if fine + coarse <= PRODUCT_BITS:
+            return self, other
+        most = max(PRODUCT_BITS - coarse, PRODUCT_BITS // 2)
+        return self._coarsened(most), other._coarsened(most)
+
+    def _coarsened(self, most: int) -> ReplicatedTensor:
+        excess = self.fraction_bits - most
+        if excess <= 0:
+            return self
+        return self._like(arithmetic.truncate(self.session, self._tensor, excess), most)
+
+    def _rescaled(self, product: Shares, bits: int, other_bits: int) -> ReplicatedTensor:
+        kept = max(bits, other_bits)
+        excess = bits + other_bits - kept
+        if excess:
+            product = arithmetic.truncate(self.session, product, excess)
+        return self._like(product, kept)
+
+    def times_power_of_two(self, exponent: int) -> ReplicatedTensor:
+        """self * 2^exponent, free: the binary point moves, the words stay."""
+        return self._like(self._tensor, self.fraction_bits - exponent)
+
+    def rescale(self, fraction_bits: int) -> ReplicatedTensor:
+        """The same number with other places; fewer are had by the exact floor."""
+        shift = self.fraction_bits - fraction_bits
+        if shift <= 0:
+            return self._scaled_up(fraction_bits)
+        return self._like(boolean.floor_shift(self.session, self._tensor, shift), fraction_bits)
+
+    # ---- comparisons -------------------------------------------------------------------------------------------
+
+    def _ltz(self) -> ReplicatedTensor:
+        """1 where negative, else 0 (an integer tensor)."""
+        bits = boolean.sign_bit(self.session, self._tensor)
+        return self._like(arithmetic.bit_to_word(self.session, bits), 0)
+
+    def where(self, condition: Any, other: Any) -> ReplicatedTensor:
+        """self where the 0/1 `condition` is 1, else `other`."""
+        difference = self - other
+        selected: ReplicatedTensor = difference * condition + other
+        return selected
+
+    def rank(self) -> ReplicatedTensor:
+        """Position of each element in ascending order along the last dimension; ties to the lower index.
+
+        n (n - 1) / 2 comparisons per row of n, all in one batch.
+        """
+        n = self._tensor.shape[-1]
+        low, high = torch.triu_indices(n, n, offset=1)
+        ordinal = torch.arange(n).expand(self._tensor.shape)
+        if n == 1:
+            return self._like(arithmetic.constant(self.session, ordinal), 0)
+        difference = self._like(
+            Shares(*(t[..., high] - t[..., low] for t in (self._tensor.first, self._tensor.second)))
+        )
+        later_is_smaller = boolean.sign_bit(self.session, difference._tensor)
+
+        def counted(part: torch.Tensor) -> torch.Tensor:
+            square = part.new_zeros((*part.shape[:-1], n, n))
+            square[..., low, high] = part
+            return square.sum(-1) - square.sum(-2)
+
+        counts = arithmetic.bit_to_word(self.session, later_is_smaller, combine=counted)
+        return self._like(arithmetic.add(counts, arithmetic.constant(self.session, ordinal)), 0)
+
+    def smallest(self, count: int) -> ReplicatedTensor:
+        """1 at the `count` smallest elements along the last dimension (ties to the lower index), else 0."""
+        return self.rank().lt(count)
+
+    def max(self) -> ReplicatedTensor:
+        """The largest element along the last dimension."""
+        return self._at_rank(self._tensor.shape[-1] - 1)
+
+    def min(self) -> ReplicatedTensor:
+        """The smallest element along the last dimension."""
+        return self._at_rank(0)
+
+    def _at_rank(self, position: int) -> ReplicatedTensor:
+        return self.order_statistics(position)[0]
+
+    def order_statistics(self, *positions: int) -> list[ReplicatedTensor]:
+        """The elements at the given places of the ascending order of the last dimension."""
+        rank = self.rank()
+        bounds = torch.tensor(sorted({p + shift for p in positions for shift in (0, 1)}))
+        below = type(self).stack([rank] * len(bounds)).sub(bounds.reshape(-1, *[1] * rank.dim()))._ltz()
+        place = {int(bound): i for i, bound in enumerate(bounds)}
+        return [((below[place[p + 1]] - below[place[p]]) * self).sum(-1) for p in positions]
+
+    # ---- roots -------------------------------------------------------------------------------------------------
+
+    def inv_sqrt(self) -> ReplicatedTensor:
+        """1/sqrt(x) for x > 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x = 0."""
+        x = self._scaled_up(self.fraction_bits + self.fraction_bits % 2)
+        return self._like(*roots.inv_sqrt(self.session, x._tensor, x.fraction_bits))
+
+    def sqrt(self) -> ReplicatedTensor:
+        """sqrt(x) for x >= 0, over the same range."""
+        x = self._scaled_up(self.fraction_bits + self.fraction_bits % 2)
+        return self._like(*roots.sqrt(self.session, x._tensor, x.fraction_bits))
+
+    def reciprocal(self) -> ReplicatedTensor:
+        """1/x for x != 0, over the whole range."""
+        sign = self.sign()
+        return (self * sign).inv_sqrt().square() * sign
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if torch.is_tensor(value) else ()
+
+
+def _is_integer(value: Any) -> bool:
+    return not value.is_floating_point() if torch.is_tensor(value) else isinstance(value, int)
+
+
+def _encoded(value: Any, fraction_bits: int) -> torch.Tensor:
+    """A public number or tensor as ring words."""
+    tensor = value if torch.is_tensor(value) else torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+    if tensor.is_floating_point():
+        return (tensor.double() * 2.0**fraction_bits).round().long()
+    return tensor.long() << fraction_bits

@@ -1,0 +1,76 @@
+"""What the parties agree on among themselves before anything is computed: the input set, and a common coin."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+
+from triskele.errors import PartyFault
+from triskele.ids import PARTIES, Slot
+
+from triskele.encoding import Words
+from triskele_server.mpc.session import Session
+
+_DIGEST_BYTES = 32
+
+
+def agree(session: Session, what: str, digest: bytes) -> None:
+    """Raise PartyFault unless all three parties hold the same `digest` of `what`."""
+    digests = session.broadcast(f"agree/{what}", digest, _DIGEST_BYTES)
+    different = [i for i in PARTIES if not hmac.compare_digest(digests[i], digest)]
+    if different:
+        raise PartyFault(
+            f"{what}: party {session.party} and parties {different} do not have the same; the round ends before "
+            "anything is opened",
+            different[0] if len(different) == 1 else None,
+        )
+
+
+def toss_coin(session: Session, context: bytes) -> bytes:
+    """32 bytes that no party chose, by commit then reveal; `context` must already be agreed on.
+
+    Raises PartyFault if a party reveals something else than it committed to.
+    """
+    own = secrets.token_bytes(_DIGEST_BYTES)
+
+    def committed(party: int, value: bytes) -> bytes:
+        return hashlib.sha256(b"triskele/v1/coin" + context + bytes([party]) + value).digest()
+
+    commitments = session.broadcast("coin/commit", committed(session.party, own), _DIGEST_BYTES)
+    values = session.broadcast("coin/reveal", own, _DIGEST_BYTES)
+    for party in PARTIES:
+        if not hmac.compare_digest(commitments[party], committed(party, values[party])):
+            raise PartyFault(f"party {party} revealed another coin than it had committed to", party)
+    return hashlib.sha256(b"triskele/v1/coin" + context + b"".join(values)).digest()
+
+
+def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Sequence[Words], second: Sequence[Words]) -> None:
+    """Compare with the other holder of each share a hash of what both computed from it.
+
+    `first` and `second` are one row per slot. Raises PartyFault naming the slots and both parties: a participant
+    cannot cause this, because each holder has checked its share against the same signed commitment.
+    """
+    label = f"compare/{what}"
+    mine = {session.previous: _digests(first), session.next: _digests(second)}
+    theirs = session.swap({peer: (label, digests) for peer, digests in mine.items()}, _DIGEST_BYTES * len(slots))
+    for peer, digests in mine.items():
+        differing = [
+            int(slot)
+            for k, slot in enumerate(slots)
+            if not hmac.compare_digest(
+                digests[k * _DIGEST_BYTES : (k + 1) * _DIGEST_BYTES],
+                theirs[peer][k * _DIGEST_BYTES : (k + 1) * _DIGEST_BYTES],
+            )
+        ]
+        if differing:
+            raise PartyFault(
+                f"{what}: parties {session.party} and {peer} hold different words for the same share of slots "
+                f"{differing}; the round ends, nothing is opened",
+                None,
+            )
+
+
+def _digests(rows: Sequence[Words]) -> bytes:
+    return b"".join(hashlib.sha256(row.data).digest() for row in rows)

@@ -1,0 +1,69 @@
+"""Step 6: the check that every submitted vector is short and wraps nowhere, on sketches, in shares.
+
+docs/protocol.md, "Check", has the proof of what an invalid submission's chance is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from triskele.encoding import Words
+from triskele.keystream import KeyStream, derive
+from triskele.task import FRACTION_BITS
+
+from triskele_server.mpc import arithmetic, boolean
+from triskele_server.mpc.session import Session, Shares
+
+PROJECTIONS = 64
+PROJECTION_BOUND = (1 << 24) - 1  # T: an honest projection is more than 7 times smaller
+NORM_SLACK_PERCENT = 121  # an accepted squared norm is at most 1.1^2 times C^2
+
+
+def check(
+    session: Session, coin: bytes, sketches: Shares, blocks: int, weights: Shares | None, max_weight: int
+) -> NDArray[np.bool_]:
+    """One opened bit per submission: whether its sketch [n, K] is in range and its weight in [0, max_weight].
+
+    (a) 64 projections p of z onto random {-1, 0, 0, 1} vectors lie in [-T, T]: else with probability at least
+        1 - 2^-64 some |z_j| > 2T. With it K (2T)^2 < 2^63, so the sum of squares below cannot wrap;
+    (b) |z|^2 <= 1.1^2 s 2^(2f);
+    (c) 0 <= w <= max_weight.
+    Each is "this word is not negative"; a submission is valid if none of its words is.
+    """
+    projected = _projected(coin, sketches)
+    both = sketches.first + sketches.second
+    squares = (both * both - sketches.second * sketches.second).sum(-1, keepdim=True)
+    norms = arithmetic.reshare(session, "norms", squares)
+    norm_bound = blocks * NORM_SLACK_PERCENT * (1 << 2 * FRACTION_BITS) // 100
+    tested = [
+        _plus(session, projected, PROJECTION_BOUND),
+        _plus(session, _negated(projected), PROJECTION_BOUND),
+        _plus(session, _negated(norms), norm_bound),
+    ]
+    if weights is not None:
+        column = Shares(weights.first.unsqueeze(-1), weights.second.unsqueeze(-1))
+        tested += [column, _plus(session, _negated(column), max_weight)]
+    words = Shares(torch.cat([t.first for t in tested], -1), torch.cat([t.second for t in tested], -1))
+    invalid = boolean.any_bit(session, boolean.sign_bit(session, words))
+    valid = arithmetic.bit_to_word(session, boolean.flipped(session, invalid))
+    return session.open(valid, "valid").numpy().astype(np.bool_)
+
+
+def _projected(coin: bytes, sketches: Shares) -> Shares:
+    vectors = torch.from_numpy(_projection_vectors(coin, sketches.shape[-1]).T.copy())
+    return Shares(sketches.first @ vectors, sketches.second @ vectors)
+
+
+def _projection_vectors(coin: bytes, words: int) -> Words:
+    """int64 [64, words] with entries -1, 0, 0, 1 drawn from the coin."""
+    drawn = KeyStream(derive(coin, b"triskele/v1/projections")).read(PROJECTIONS * words).reshape(PROJECTIONS, words)
+    return (drawn & 1).astype(np.int64) - ((drawn >> 1) & 1)
+
+
+def _negated(x: Shares) -> Shares:
+    return Shares(-x.first, -x.second)
+
+
+def _plus(session: Session, x: Shares, number: int) -> Shares:
+    return arithmetic.add(x, arithmetic.constant(session, torch.full(x.shape, number, dtype=torch.int64)))

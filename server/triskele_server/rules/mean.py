@@ -1,0 +1,13 @@
+"""The (example-weighted) mean: no filtering beyond the validity check of each update's norm."""
+
+from __future__ import annotations
+
+import torch
+
+from triskele_server.rules.registry import rule
+
+
+@rule("mean", needs_gram=False)
+def mean(rows: int) -> torch.Tensor:
+    """Every valid row with weight 1: sum w_i x_i / sum w_i."""
+    return torch.ones(rows, dtype=torch.int64)

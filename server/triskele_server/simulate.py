@@ -1,0 +1,195 @@
+"""A whole round in one process: the same round code as the servers', three parties in threads, no network."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from triskele.encoding import Words, decode, encode, l2_norm
+from triskele.errors import InvalidUpdate, PartyFault, TriskeleError
+from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, TaskName, held_shares
+from triskele.keystream import KeyStream
+from triskele.manifest import ManifestDigest
+from triskele.sharing import ShareContext, Sharing, heavy_index, split
+from triskele.task import Decisions, Gram, RuleOption, TaskSpec
+
+from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
+from triskele_server.mpc.transport import Traffic, Transport, thread_transports
+from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
+from triskele_server.rules import check_task
+
+_ROUND = RoundNumber(1)
+
+
+@dataclass(frozen=True)
+class SimulatedRound:
+    """The outcome of `simulate`.
+
+    aggregate: float64 [d], the weighted mean over what was accepted. accepted: bool [n], or None if hidden.
+    invalid: row -> reason. openings: (name, shape) in the order opened. traffic: what each party sent.
+    seconds: wall time of each step, as party 0 saw it, and of "encode".
+    """
+
+    aggregate: NDArray[np.float64]
+    accepted: NDArray[np.bool_] | None
+    invalid: dict[int, str]
+    openings: list[tuple[str, tuple[int, ...]]]
+    traffic: list[Traffic]
+    seconds: dict[str, float]
+
+
+def simulate(
+    updates: ArrayLike,
+    *,
+    rule: str = "mean",
+    rule_options: Mapping[str, RuleOption] = {},  # noqa: B006 - never written to; the signature is part of the API
+    clip_norm: float | None = None,
+    weights: Sequence[int] | NDArray[np.integer] | None = None,
+    decisions: Decisions = "public",
+    gram: Gram = "auto",
+    min_accepted: int = 2,
+    raw_rows: Mapping[int, Words] = {},  # noqa: B006
+) -> SimulatedRound:
+    """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
+
+    `clip_norm=None` takes the largest finite row norm. `weights` are the secret example weights, integers >= 0.
+    `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
+    way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
+    """
+    rows = np.asarray(updates)
+    if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1 or rows.dtype.kind not in "fiu":
+        raise InvalidUpdate(f"updates must be real numbers [n >= 2, d >= 1], not {rows.dtype} {rows.shape}")
+    started = time.perf_counter()
+    examples = _checked_weights(weights, len(rows))
+    unsent: dict[int, str] = {}
+    norms = np.array([_norm(row, i, raw_rows, unsent) for i, row in enumerate(rows)])
+    spec = TaskSpec(
+        name=TaskName("simulated"),
+        dimension=rows.shape[1],
+        clip_norm=clip_norm if clip_norm is not None else (float(norms.max()) or 1.0),
+        rule=rule,
+        rule_options=rule_options,
+        decisions=decisions,
+        gram=gram,
+        max_weight=0 if examples is None else max(int(examples.max()), 1),
+        max_participants=max(len(rows), 2),
+        min_accepted=min_accepted,
+    )
+    check_task(spec)
+    sent = [i for i in range(len(rows)) if i not in unsent]
+    with ThreadPoolExecutor(2) as pool:
+        sharings = list(pool.map(lambda i: _shared(spec, rows[i], i, examples, raw_rows), sent))
+    seconds = {"encode": time.perf_counter() - started}
+    inputs = [
+        RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)])
+        for party in PARTIES
+    ]
+    transports = thread_transports()
+    outputs = run_parties(inputs, transports, seconds)
+    output = outputs[0]
+    invalid = unsent | {int(slot): reason for slot, reason in output.refused.items()}
+    accepted = None
+    if output.accepted is not None:
+        accepted = np.zeros(len(rows), np.bool_)
+        accepted[list(output.accepted)] = True
+    return SimulatedRound(
+        decode(output.words, clip_norm=spec.clip_norm, weight_total=output.divisor),
+        accepted,
+        invalid,
+        [(o.name, o.shape) for o in output.ledger.openings],
+        [t.traffic for t in transports],
+        seconds,
+    )
+
+
+def run_parties(
+    inputs: Sequence[RoundInput], transports: Sequence[Transport], seconds: dict[str, float] | None = None
+) -> list[RoundOutput]:
+    """Run the three parties of one round in threads; raises the error of the party that failed first."""
+    outputs: dict[PartyIndex, RoundOutput] = {}
+    errors: list[BaseException] = []
+    last = time.perf_counter()
+
+    def timed(step: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if seconds is not None:
+            seconds[step], last = now - last, now
+
+    def run(party: PartyIndex) -> None:
+        try:
+            outputs[party] = run_round(inputs[party], transports[party], timed if party == 0 else lambda _: None)
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread and raised there
+            errors.append(error)
+        finally:
+            transports[party].close()
+
+    threads = [threading.Thread(target=run, args=(party,), name=f"party-{party}") for party in PARTIES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        # A party that only saw another one stop is not the one to hear.
+        errors.sort(key=lambda e: (isinstance(e, TriskeleError), isinstance(e, PartyFault)))
+        raise errors[0]
+    first = outputs[PARTIES[0]]
+    for party in PARTIES[1:]:
+        if not np.array_equal(outputs[party].words, first.words):
+            raise PartyFault(f"party {party} opened another aggregate than party 0", party)
+    return [outputs[party] for party in PARTIES]
+
+
+def _checked_weights(weights: Sequence[int] | NDArray[np.integer] | None, rows: int) -> Words | None:
+    if weights is None:
+        return None
+    given = np.asarray(weights)
+    if given.shape != (rows,) or given.dtype.kind not in "iu" or bool((given < 0).any()):
+        raise InvalidUpdate(f"weights must be {rows} integers >= 0")
+    return given.astype(np.int64)
+
+
+def _norm(row: NDArray[np.floating], i: int, raw_rows: Mapping[int, Words], unsent: dict[int, str]) -> float:
+    if i in raw_rows:
+        return 0.0
+    try:
+        return l2_norm(row)
+    except InvalidUpdate as error:
+        unsent[i] = str(error)
+        return 0.0
+
+
+def _shared(
+    spec: TaskSpec, row: NDArray[np.floating], i: int, examples: Words | None, raw_rows: Mapping[int, Words]
+) -> Sharing:
+    tail = [] if examples is None else [examples[i : i + 1]]
+    if i in raw_rows:
+        words = np.asarray(raw_rows[i], np.int64)
+        if len(words) == spec.length:
+            tail = []
+    else:
+        words = encode(row, clip_norm=spec.clip_norm, rounding=KeyStream(secrets.token_bytes(16)))
+    words = np.concatenate([words, *tail]) if tail else words
+    if words.shape != (spec.length,):
+        raise InvalidUpdate(f"raw row {i} must have {spec.length} words, it has {words.shape}")
+    return split(words, heavy=heavy_index(Slot(i)), context=_context(spec, i), entropy=secrets.token_bytes(32))
+
+
+def _context(spec: TaskSpec, i: int) -> ShareContext:
+    return ShareContext(spec.digest, _ROUND, ParticipantId(f"p{i:04d}"))
+
+
+def _held(spec: TaskSpec, party: PartyIndex, i: int, sharing: Sharing) -> SealedSubmission:
+    context = _context(spec, i)
+    held: list[HeldShare] = [
+        WordShare(sharing.heavy_words) if k == sharing.heavy else SeedShare(sharing.seeds[k], context, k)
+        for k in held_shares(party)
+    ]
+    # No manifest is signed here; the digest only has to be the same at all parties.
+    return SealedSubmission(Slot(i), context.participant, ManifestDigest(bytes(32)), SharePair(held[0], held[1]))
