@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from triskele.encoding import Words, decode, encode, l2_norm
 from triskele.errors import InvalidUpdate, PartyFault, TriskeleError
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, TaskName, held_shares
@@ -18,7 +19,6 @@ from triskele.keystream import KeyStream
 from triskele.manifest import ManifestDigest
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.task import Decisions, Gram, RuleOption, TaskSpec
-
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
 from triskele_server.mpc.transport import Traffic, Transport, thread_transports
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
@@ -48,13 +48,13 @@ def simulate(
     updates: ArrayLike,
     *,
     rule: str = "mean",
-    rule_options: Mapping[str, RuleOption] = {},  # noqa: B006 - never written to; the signature is part of the API
+    rule_options: Mapping[str, RuleOption] = {},
     clip_norm: float | None = None,
     weights: Sequence[int] | NDArray[np.integer] | None = None,
     decisions: Decisions = "public",
     gram: Gram = "auto",
     min_accepted: int = 2,
-    raw_rows: Mapping[int, Words] = {},  # noqa: B006
+    raw_rows: Mapping[int, Words] = {},
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import numba
 import numpy as np
-from triskele.encoding import Words
 
+from triskele.encoding import Words
 from triskele_server.linear.shares import HeldShare, SharePair, chunks
 
 _Range = tuple[int, int]

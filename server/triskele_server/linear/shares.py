@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
 from triskele.encoding import Words
 from triskele.ids import ShareIndex
-from triskele.sharing import WORD_BYTES, Seed, ShareContext, expand
+from triskele.keystream import KeyStream
+from triskele.sharing import WORD_BYTES, WORDS_PER_BLOCK, Seed, ShareContext, share_key
 
 CHUNK_WORDS = 1 << 15  # words of one share in cache at a time
 
@@ -32,7 +35,11 @@ class SeedShare:
 
     def read(self, start: int, stop: int) -> Words:
         """Expand words start to stop."""
-        return expand(self.seed, self.context, self.index, start=start).words(stop - start)
+        return KeyStream(self._key, block=start // WORDS_PER_BLOCK).words(stop - start)
+
+    @cached_property
+    def _key(self) -> bytes:
+        return share_key(self.seed, self.context, self.index)
 
 
 @dataclass(frozen=True)

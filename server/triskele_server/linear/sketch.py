@@ -10,7 +10,7 @@ check folds them to 2048, which is a CountSketch again, so that its sum of squar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -18,17 +18,18 @@ from functools import partial
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
 from triskele.encoding import Words
 from triskele.keystream import KeyStream, derive
-
-from triskele_server.linear.shares import CHUNK_WORDS, HeldShare, chunks
+from triskele_server.linear.shares import HeldShare, chunks
 
 BLOCKS = 4  # s
 CHECK_BUCKETS = 2048  # k of the validity check
 GRAM_BUCKETS = 8192  # k of a sketched Gram matrix, a multiple of CHECK_BUCKETS
 CHECK_WORDS = BLOCKS * CHECK_BUCKETS
 
-Map = Callable[..., Iterable[Words]]
+_RANGE_WORDS = 1 << 19  # words of one task on an executor
+_CHUNK_WORDS = 1 << 17  # words of one row at a time: the row's buckets are fetched once a chunk
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,46 @@ class Sketch:
         """Sketches int64 [len(shares), blocks * buckets] of shares (or the shares' words, if `identity`)."""
         if self.identity:
             return np.stack([share.read(0, self.dimension) for share in shares])
-        each: Map = executor.map if executor is not None else map
+        each = executor.map if executor is not None else map
         total = np.zeros((len(shares), BLOCKS * self.buckets), np.int64)
-        for start, stop in chunks(self.dimension):
-            places = self._places(start, stop)
-            for row, part in enumerate(each(partial(_sketched, places, self.buckets, start, stop), shares)):
-                total[row] += part
+        for part in each(partial(self.of_range, shares), chunks(self.dimension, _RANGE_WORDS)):
+            total += part
         return total
+
+    def of_range(self, shares: Sequence[HeldShare], span: tuple[int, int]) -> Words:
+        """The sketches of words span[0] to span[1] alone; the sketch of a vector is the sum over its ranges."""
+        out = np.zeros((len(shares), BLOCKS * self.buckets), np.int64)
+        for start, stop in chunks(span[1] - span[0], _CHUNK_WORDS):
+            first, last = span[0] + start, span[0] + stop
+            places = self._places(first, last)
+            for row, share in zip(out, shares, strict=True):
+                _scatter(share.read(first, last), places, self.buckets, row)
+        return out
+
+    def projections(self, count: int) -> NDArray[np.int8]:
+        """Public vectors [count, words of a folded sketch] with entries -1, 0, 0, 1, drawn from the coin."""
+        words = self.dimension if self.identity else CHECK_WORDS
+        drawn = KeyStream(derive(self.coin, b"triskele/v1/projections")).read(count * words).reshape(count, words)
+        return (drawn & 1).astype(np.int8) - ((drawn >> 1) & 1).astype(np.int8)
 
     def folded(self, sketches: Words) -> Words:
         """The same sketches with CHECK_BUCKETS buckets a block: int64 [rows, CHECK_WORDS] (or unchanged)."""
         if self.identity or self.buckets == CHECK_BUCKETS:
             return sketches
-        return sketches.reshape(len(sketches), BLOCKS, -1, CHECK_BUCKETS).sum(2).reshape(len(sketches), CHECK_WORDS)
+        folded: Words = sketches.reshape(len(sketches), BLOCKS, -1, CHECK_BUCKETS).sum(2)
+        return folded.reshape(len(sketches), CHECK_WORDS)
 
     def _places(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Bucket and sign of coordinates start to stop in every block: uint16 [BLOCKS, stop - start]."""
-        key = derive(self.coin, b"triskele/v1/sketch" + (start // CHUNK_WORDS).to_bytes(8, "big"))
+        key = derive(self.coin, b"triskele/v1/sketch" + (start // _CHUNK_WORDS).to_bytes(8, "big"))
         drawn = KeyStream(key).read(2 * BLOCKS * (stop - start)).view("<u2").reshape(BLOCKS, stop - start)
         return drawn & np.uint16(2 * self.buckets - 1)  # bucket * 2 + sign
 
 
-def _sketched(places: NDArray[np.uint16], buckets: int, start: int, stop: int, share: HeldShare) -> Words:
-    out = np.zeros(BLOCKS * buckets, np.int64)
-    _scatter(np.asarray(share.read(start, stop)), places, buckets, out)
+def project(sketches: Words, vectors: NDArray[np.int8]) -> Words:
+    """Inner products mod 2^64 of sketches [n, K] with small public vectors [count, K]: int64 [n, count]."""
+    out = np.empty((len(sketches), len(vectors)), np.int64)
+    _inner_products(sketches, vectors, out)
     return out
 
 
@@ -89,3 +106,13 @@ def _scatter(words: Words, places: NDArray[np.uint16], buckets: int, out: Words)
             place = np.int64(row[t])
             sign = -(place & 1)  # 0 or -1
             out[base + (place >> 1)] += (words[t] ^ sign) - sign
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+def _inner_products(sketches: Words, vectors: NDArray[np.int8], out: Words) -> None:
+    for i in range(sketches.shape[0]):
+        for j in range(vectors.shape[0]):
+            total = np.int64(0)
+            for t in range(sketches.shape[1]):
+                total += sketches[i, t] * vectors[j, t]
+            out[i, j] = total

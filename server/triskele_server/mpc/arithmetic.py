@@ -1,4 +1,4 @@
-"""Protocols on additive shares mod 2^64 (Araki et al. 2016; conversions in the manner of ABY3, Mohassel and Rindal 2018).
+"""Protocols on additive shares mod 2^64 (Araki et al. 2016; conversions after ABY3, Mohassel and Rindal 2018).
 
 Every function is run by all three parties together. Nothing here opens, branches on or indexes by a secret.
 """

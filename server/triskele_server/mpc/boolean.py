@@ -12,7 +12,6 @@ from triskele_server.mpc.arithmetic import LIMIT_BITS, add, bit_to_word, constan
 from triskele_server.mpc.session import Session, Shares
 
 
-
 def _index_swap(i: int, j: int) -> tuple[int, int]:
     """Shift and mask that exchange bits i < j of the index of every bit of a 64-bit word."""
     mask = sum(1 << p for p in range(64) if p >> i & 1 and not p >> j & 1)
@@ -59,7 +58,9 @@ def _part(x: Shares, start: int, stop: int | None) -> Shares:
     return Shares(x.first[..., start:stop].contiguous(), x.second[..., start:stop].contiguous())
 
 
-def _inputs(session: Session, a: torch.Tensor | None, b: torch.Tensor | None, like: torch.Tensor) -> tuple[Shares, Shares]:
+def _inputs(
+    session: Session, a: torch.Tensor | None, b: torch.Tensor | None, like: torch.Tensor
+) -> tuple[Shares, Shares]:
     """XOR shares of a word of party 0 (share 2 is zero) and of a word of parties 1 and 2 (it is share 2)."""
     zero = torch.zeros_like(like)
     shape = tuple(like.shape)

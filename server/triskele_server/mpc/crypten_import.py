@@ -23,12 +23,16 @@ _VERSION = "0.4.1"
 def _import_crypten() -> Any:
     if "crypten" not in sys.modules:
         converter = types.ModuleType(_CONVERTER)
-        vars(converter).update(dict.fromkeys(("from_onnx", "from_pytorch", "from_tensorflow"), None), TF_AND_TF2ONNX=False)
+        vars(converter).update(
+            dict.fromkeys(("from_onnx", "from_pytorch", "from_tensorflow"), None), TF_AND_TF2ONNX=False
+        )
         sys.modules[_CONVERTER] = converter
     import crypten  # noqa: PLC0415 - only after the converter's place is taken
 
     if crypten.__version__ != _VERSION:
-        raise ImportError(f"crypten {_VERSION} is required (its extension points are private API), found {crypten.__version__}")
+        raise ImportError(
+            f"crypten {_VERSION} is required (its extension points are private API), found {crypten.__version__}"
+        )
     crypten.set_grad_enabled(False)
     return crypten
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from triskele.errors import TriskeleError
 
 
-class UndeclaredOpening(TriskeleError):
+class UndeclaredOpening(TriskeleError):  # noqa: N818 - like the other errors, named after what happened
     """Something tried to open a value that the round did not declare; nothing was opened."""
 
 

@@ -7,6 +7,7 @@ all parties run the same program; the streams of one attempt are never used agai
 from __future__ import annotations
 
 import torch
+
 from triskele.keystream import KeyStream
 
 _BYTES = {torch.int64: 8, torch.int32: 4, torch.int16: 2, torch.uint8: 1}

@@ -8,11 +8,11 @@ approximates only in a narrow range (reciprocal, square roots) or with a global 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from triskele.errors import TriskeleError
 
+from triskele.errors import TriskeleError
 from triskele_server.mpc import arithmetic, boolean, roots
 from triskele_server.mpc.crypten_import import CrypTensor
 from triskele_server.mpc.session import Session, Shares
@@ -20,9 +20,27 @@ from triskele_server.mpc.session import Session, Shares
 PRODUCT_BITS = 52  # fraction bits of a product before it is truncated: leaves values up to 2^10
 PUBLIC_BITS = 20  # fraction bits at which public non-integers are encoded
 
-_STRUCTURAL = frozenset(
-    "cumsum expand flatten flip gather index_select narrow permute repeat reshape roll squeeze sum t take trace "
-    "transpose unfold unsqueeze view diagonal clone __getitem__".split()
+# The functions of CrypTen's library that only move words, or add them.
+_STRUCTURAL = (
+    frozenset(
+        (
+            "cumsum",
+            "expand",
+            "flatten",
+            "flip",
+            "gather",
+            "index_select",
+            "narrow",
+            "permute",
+            "repeat",
+            "reshape",
+            "roll",
+        )
+    )
+    | frozenset(
+        ("squeeze", "sum", "t", "take", "trace", "transpose", "unfold", "unsqueeze", "view", "clone", "diagonal")
+    )
+    | frozenset(("__getitem__",))
 )
 _PROPERTIES = frozenset(("size", "dim", "nelement", "numel", "__len__"))
 
@@ -32,7 +50,7 @@ class SharedWords(Shares):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name in _PROPERTIES:
-            return lambda *args: getattr(self.first, name)(*args)
+            return cast("Callable[..., Any]", getattr(self.first, name))
         if name in _STRUCTURAL:
             return lambda *args, **kwargs: SharedWords(
                 getattr(self.first, name)(*args, **kwargs), getattr(self.second, name)(*args, **kwargs)
@@ -59,7 +77,7 @@ class SharedWords(Shares):
 
 
 @CrypTensor.register_cryptensor("replicated")
-class ReplicatedTensor(CrypTensor):
+class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no types
     """A secret tensor. Printing shows its shape only; `open(name)` is the one way to its value."""
 
     def __init__(self, shares: Shares | list[Any], session: Session | None = None, fraction_bits: int = 0) -> None:
@@ -107,7 +125,7 @@ class ReplicatedTensor(CrypTensor):
     # ---- opening -----------------------------------------------------------------------------------------------
 
     def open(self, name: str) -> torch.Tensor:
-        """Open to all parties what the round's ledger declares as `name`: int64, or float64 if there are fraction bits."""
+        """Open to all parties what the ledger declares as `name`: int64, or float64 if there are fraction bits."""
         words = self.session.open(self._tensor, name)
         return words if self.fraction_bits == 0 else words.double() / 2.0**self.fraction_bits
 
@@ -250,7 +268,8 @@ class ReplicatedTensor(CrypTensor):
 
     def smallest(self, count: int) -> ReplicatedTensor:
         """1 at the `count` smallest elements along the last dimension (ties to the lower index), else 0."""
-        return self.rank().lt(count)
+        below: ReplicatedTensor = self.rank().lt(count)
+        return below
 
     def max(self) -> ReplicatedTensor:
         """The largest element along the last dimension."""
@@ -267,7 +286,7 @@ class ReplicatedTensor(CrypTensor):
         """The elements at the given places of the ascending order of the last dimension."""
         rank = self.rank()
         bounds = torch.tensor(sorted({p + shift for p in positions for shift in (0, 1)}))
-        below = type(self).stack([rank] * len(bounds)).sub(bounds.reshape(-1, *[1] * rank.dim()))._ltz()
+        below = self.stack([rank] * len(bounds)).lt(bounds.reshape(-1, *[1] * rank.dim()))
         place = {int(bound): i for i, bound in enumerate(bounds)}
         return [((below[place[p + 1]] - below[place[p]]) * self).sum(-1) for p in positions]
 
@@ -286,7 +305,8 @@ class ReplicatedTensor(CrypTensor):
     def reciprocal(self) -> ReplicatedTensor:
         """1/x for x != 0, over the whole range."""
         sign = self.sign()
-        return (self * sign).inv_sqrt().square() * sign
+        inverse: ReplicatedTensor = (self * sign).inv_sqrt().square() * sign
+        return inverse
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -299,7 +319,11 @@ def _is_integer(value: Any) -> bool:
 
 def _encoded(value: Any, fraction_bits: int) -> torch.Tensor:
     """A public number or tensor as ring words."""
-    tensor = value if torch.is_tensor(value) else torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+    tensor = (
+        value
+        if torch.is_tensor(value)
+        else torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+    )
     if tensor.is_floating_point():
         return (tensor.double() * 2.0**fraction_bits).round().long()
     return tensor.long() << fraction_bits

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, PartyIndex
 from triskele.keystream import derive
-
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.randomness import CorrelatedRandomness
 from triskele_server.mpc.transport import Transport
@@ -69,7 +69,7 @@ class Session:
 
     def broadcast(self, label: str, payload: bytes, size: int | None = None) -> list[bytes]:
         """Everybody's payload, by party index."""
-        received = self.swap({peer: (label, payload) for peer in (self.previous, self.next)}, size)
+        received = self.swap(dict.fromkeys((self.previous, self.next), (label, payload)), size)
         return [payload if party == self.party else received[party] for party in PARTIES]
 
     def pass_back(self, label: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ class Session:
         masked = part + self.randomness.zero_sum(tuple(part.shape))
         label = _label(f"open/{name}", masked)
         payload = _payload(masked)
-        parts = self.swap({peer: (label, payload) for peer in (self.previous, self.next)}, masked.nbytes)
+        parts = self.swap(dict.fromkeys((self.previous, self.next), (label, payload)), masked.nbytes)
         for received in parts.values():
             masked = masked + _tensor(received, masked)
         return masked

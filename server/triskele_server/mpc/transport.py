@@ -78,10 +78,15 @@ class Transport(ABC):
         """Stop; peers that still wait for a frame get a PartyFault."""
 
 
+_Queues = dict[tuple[int, int], queue.SimpleQueue[Frame | None]]
+
+
 class ThreadTransport(Transport):
     """Queues between three threads of one process."""
 
-    def __init__(self, party: PartyIndex, queues: dict[tuple[int, int], queue.SimpleQueue[Frame | None]], seconds: float) -> None:
+    def __init__(
+        self, party: PartyIndex, queues: dict[tuple[int, int], queue.SimpleQueue[Frame | None]], seconds: float
+    ) -> None:
         super().__init__(party)
         self._queues = queues
         self._seconds = seconds
@@ -106,8 +111,6 @@ class ThreadTransport(Transport):
 
 def thread_transports(seconds: float = 120.0) -> tuple[ThreadTransport, ThreadTransport, ThreadTransport]:
     """Connected transports of parties 0, 1, 2 in one process; `seconds` is the time-out of a receive."""
-    queues: dict[tuple[int, int], queue.SimpleQueue[Frame | None]] = {
-        (a, b): queue.SimpleQueue() for a in PARTIES for b in PARTIES if a != b
-    }
+    queues: _Queues = {(a, b): queue.SimpleQueue() for a in PARTIES for b in PARTIES if a != b}
     first, second, third = (ThreadTransport(i, queues, seconds) for i in PARTIES)
     return first, second, third

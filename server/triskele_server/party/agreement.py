@@ -7,10 +7,11 @@ import hmac
 import secrets
 from collections.abc import Sequence
 
-from triskele.errors import PartyFault
-from triskele.ids import PARTIES, Slot
+import numpy as np
 
 from triskele.encoding import Words
+from triskele.errors import PartyFault
+from triskele.ids import PARTIES, Slot
 from triskele_server.mpc.session import Session
 
 _DIGEST_BYTES = 32
@@ -46,10 +47,10 @@ def toss_coin(session: Session, context: bytes) -> bytes:
     return hashlib.sha256(b"triskele/v1/coin" + context + b"".join(values)).digest()
 
 
-def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Sequence[Words], second: Sequence[Words]) -> None:
+def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Words, second: Words) -> None:
     """Compare with the other holder of each share a hash of what both computed from it.
 
-    `first` and `second` are one row per slot. Raises PartyFault naming the slots and both parties: a participant
+    `first` and `second` have one row per slot. Raises PartyFault naming the slots and both parties: a participant
     cannot cause this, because each holder has checked its share against the same signed commitment.
     """
     label = f"compare/{what}"
@@ -72,5 +73,5 @@ def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Se
             )
 
 
-def _digests(rows: Sequence[Words]) -> bytes:
-    return b"".join(hashlib.sha256(row.data).digest() for row in rows)
+def _digests(rows: Words) -> bytes:
+    return b"".join(hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in rows)

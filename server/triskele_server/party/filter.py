@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from triskele.errors import RoundFailed, TriskeleError
-from triskele.task import TaskSpec
 
+from triskele.errors import PartyFault, RoundFailed, TriskeleError
+from triskele.task import TaskSpec
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.rules.registry import SCALE_BITS, Rule, Scaled, find
@@ -79,8 +79,10 @@ def _run_rule(
     """The rule's weights and scales, checked for type and shape."""
     try:
         result = rule.function(gram() if rule.needs_gram else rows, **spec.rule_options)
-    except TriskeleError:
+    except (RoundFailed, PartyFault):
         raise
+    except TriskeleError as error:  # an undeclared opening, above all
+        raise RoundFailed("rule_failed", f"rule:{rule.name}", str(error)) from error
     except Exception as error:  # a rule may be anybody's code; whatever it raises ends the round, opening nothing
         raise RoundFailed("rule_failed", f"rule:{rule.name}", type(error).__name__) from error
     weights, scale = (result.weights, result.scale) if isinstance(result, Scaled) else (result, None)
@@ -102,16 +104,16 @@ def _check_cohort(session: Session, spec: TaskSpec, rows: int, weights: Weights,
     rounding) fail too.
     """
     if isinstance(weights, torch.Tensor):
-        enough = int((weights != 0).sum()) >= spec.min_accepted
+        enough = int(torch.count_nonzero(weights)) >= spec.min_accepted
     else:
         outside = weights.stack([-weights, weights, -weights + (largest + largest // 16)])
-        signs = outside._ltz()
+        signs = outside.lt(0)
         carrying = signs[0].sum()
         violations = (signs[1] + signs[2]).sum()
         excess = max(0, largest.bit_length() - _COHORT_BITS)
         small = weights.times_power_of_two(-excess).rescale(0)
         spread = small.sum().square() - small.square().sum() * spec.min_accepted
-        passed = 1 - weights.stack([carrying - spec.min_accepted, spread, -violations])._ltz()
+        passed = 1 - weights.stack([carrying - spec.min_accepted, spread, -violations]).lt(0)
         enough = bool((passed[0] * passed[1] * passed[2]).open("enough_accepted"))
     if not enough:
         raise RoundFailed(

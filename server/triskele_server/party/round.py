@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from triskele.encoding import Words
 from triskele.errors import RoundFailed
 from triskele.ids import ParticipantId, RoundNumber, Slot
 from triskele.manifest import ManifestDigest
 from triskele.task import FRACTION_BITS, TaskSpec
-
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import EXACT_LIMIT, exact_gram_part, gram_part
 from triskele_server.linear.shares import SharePair
@@ -111,7 +111,7 @@ def run_round(
     # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
     weights = _weight_shares(given) if spec.weighted else None
     folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
-    valid = np.flatnonzero(check(session, coin, folded, sketch.blocks, weights, spec.max_weight))
+    valid = np.flatnonzero(check(session, sketch, folded, weights, spec.max_weight)).tolist()
     _check_minimum(spec, len(valid), "valid")
     on_step("check")
 
@@ -125,7 +125,7 @@ def run_round(
         else:
             part, blocks = gram_part(first[valid], second[valid]), sketch.blocks
         places = 2 * FRACTION_BITS + blocks.bit_length() - 1  # dividing by s, a power of two, moves the point
-        shared = ReplicatedTensor(arithmetic.reshare(session, "gram", part), session, places)
+        shared = ReplicatedTensor(arithmetic.reshare(session, "gram", torch.from_numpy(part)), session, places)
         on_step("gram")
         return shared
 
@@ -139,7 +139,7 @@ def run_round(
     on_step("combine")
 
     # 10. Release: the words are the same at all three parties; the coordinator compares their digests.
-    refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid.tolist())}
+    refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
     accepted = tuple(r.slot for r in taking_part) if spec.decisions == "public" else None
     return RoundOutput(words, coefficients.divisor, refused, accepted, session.ledger)
 
@@ -158,7 +158,7 @@ def _weight_shares(given: RoundInput) -> Shares:
     return Shares(torch.tensor([a for a, _ in pairs]), torch.tensor([b for _, b in pairs]))
 
 
-def _taken(x: Shares, rows: np.ndarray) -> Shares:
+def _taken(x: Shares, rows: list[int]) -> Shares:
     return Shares(x.first[rows], x.second[rows])
 
 

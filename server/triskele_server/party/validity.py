@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from triskele.encoding import Words
-from triskele.keystream import KeyStream, derive
-from triskele.task import FRACTION_BITS
 
+from triskele.task import FRACTION_BITS
+from triskele_server.linear.sketch import Sketch, project
 from triskele_server.mpc import arithmetic, boolean
 from triskele_server.mpc.session import Session, Shares
 
@@ -21,9 +20,9 @@ NORM_SLACK_PERCENT = 121  # an accepted squared norm is at most 1.1^2 times C^2
 
 
 def check(
-    session: Session, coin: bytes, sketches: Shares, blocks: int, weights: Shares | None, max_weight: int
+    session: Session, sketch: Sketch, sketches: Shares, weights: Shares | None, max_weight: int
 ) -> NDArray[np.bool_]:
-    """One opened bit per submission: whether its sketch [n, K] is in range and its weight in [0, max_weight].
+    """One opened bit per submission: whether its folded sketch [n, K] is in range and its weight in [0, max_weight].
 
     (a) 64 projections p of z onto random {-1, 0, 0, 1} vectors lie in [-T, T]: else with probability at least
         1 - 2^-64 some |z_j| > 2T. With it K (2T)^2 < 2^63, so the sum of squares below cannot wrap;
@@ -31,11 +30,12 @@ def check(
     (c) 0 <= w <= max_weight.
     Each is "this word is not negative"; a submission is valid if none of its words is.
     """
-    projected = _projected(coin, sketches)
+    vectors = sketch.projections(PROJECTIONS)
+    projected = Shares(*(torch.from_numpy(project(z.numpy(), vectors)) for z in (sketches.first, sketches.second)))
     both = sketches.first + sketches.second
     squares = (both * both - sketches.second * sketches.second).sum(-1, keepdim=True)
     norms = arithmetic.reshare(session, "norms", squares)
-    norm_bound = blocks * NORM_SLACK_PERCENT * (1 << 2 * FRACTION_BITS) // 100
+    norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * FRACTION_BITS) // 100
     tested = [
         _plus(session, projected, PROJECTION_BOUND),
         _plus(session, _negated(projected), PROJECTION_BOUND),
@@ -48,17 +48,6 @@ def check(
     invalid = boolean.any_bit(session, boolean.sign_bit(session, words))
     valid = arithmetic.bit_to_word(session, boolean.flipped(session, invalid))
     return session.open(valid, "valid").numpy().astype(np.bool_)
-
-
-def _projected(coin: bytes, sketches: Shares) -> Shares:
-    vectors = torch.from_numpy(_projection_vectors(coin, sketches.shape[-1]).T.copy())
-    return Shares(sketches.first @ vectors, sketches.second @ vectors)
-
-
-def _projection_vectors(coin: bytes, words: int) -> Words:
-    """int64 [64, words] with entries -1, 0, 0, 1 drawn from the coin."""
-    drawn = KeyStream(derive(coin, b"triskele/v1/projections")).read(PROJECTIONS * words).reshape(PROJECTIONS, words)
-    return (drawn & 1).astype(np.int64) - ((drawn >> 1) & 1)
 
 
 def _negated(x: Shares) -> Shares:

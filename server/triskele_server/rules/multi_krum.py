@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from triskele.task import RuleOption
-
 from triskele_server.rules.registry import rule
 
 if TYPE_CHECKING:

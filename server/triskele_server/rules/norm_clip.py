@@ -24,6 +24,6 @@ def norm_clip(gram: ReplicatedTensor) -> Scaled:
     roots = squared.stack([low, high]).sqrt()
     median = (roots[0] + roots[1]) / 2
     # Above the median: with equal middle norms that is "greater than both", else "greater than the lower one".
-    above = (squared * -2 + low + high)._ltz()
+    above = squared.gt((low + high) / 2)
     factor = (squared.inv_sqrt() * median).rescale(SCALE_BITS)
     return Scaled(torch.ones(rows, dtype=torch.int64), (factor - 1) * above + 1)

@@ -16,6 +16,7 @@ from triskele.task import RuleOption, TaskSpec
 
 if TYPE_CHECKING:
     import torch
+
     from triskele_server.mpc.replicated import ReplicatedTensor
 
     Weights = torch.Tensor | ReplicatedTensor

@@ -1,0 +1,155 @@
+"""The worker process of a party: it computes rounds, so that the event loop that serves uploads never waits for one.
+
+The process is spawned, never forked, and serves Peer on its own port. Parent and child talk over a pipe: jobs go
+down; phases, outcomes and failures come back. If the parent dies the pipe ends and so does the child; if the child
+dies its jobs fail and a new one is spawned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+import structlog
+
+from triskele.errors import ConfigurationError, RoundFailed
+from triskele_server.config import PartyConfig
+from triskele_server.party.job import RoundJob, RoundOutcome
+from triskele_server.round_state import RoundState
+
+START_SECONDS = 60.0  # importing torch on a busy machine
+STOP_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """The child serves Peer; or, with an error, it could not."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A job has come to a phase."""
+
+    job: int
+    phase: RoundState
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job has ended, with an outcome or a failure (reason, who, detail)."""
+
+    job: int
+    outcome: RoundOutcome | None
+    failure: tuple[str, str, str] = ("", "", "")
+
+
+@dataclass
+class _Pending:
+    on_phase: Callable[[RoundState], None]
+    ended: asyncio.Future[RoundOutcome]
+
+
+@dataclass
+class MpcWorker:
+    """The parent's end: `start`, any number of `run`, `stop`, all on one event loop."""
+
+    config: PartyConfig
+    _pending: dict[int, _Pending] = field(default_factory=dict)
+    _process: SpawnProcess | None = None
+    _pipe: Connection | None = None
+    _started: asyncio.Future[Started] | None = None
+    _jobs: int = 0
+    _stopping: bool = False
+    _restart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Spawn the process and wait until it serves; raises ConfigurationError if it cannot."""
+        loop = asyncio.get_running_loop()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._started = loop.create_future()
+        self._process = context.Process(target=_main, args=(self.config, theirs), name=f"party-{self.config.index}-mpc")
+        await asyncio.to_thread(self._process.start)
+        theirs.close()
+        threading.Thread(target=self._listen, args=(loop, self._pipe), daemon=True).start()
+        started = await asyncio.wait_for(self._started, START_SECONDS)
+        if started.error:
+            raise ConfigurationError(started.error)
+
+    async def run(self, job: RoundJob, on_phase: Callable[[RoundState], None]) -> RoundOutcome:
+        """Compute a round; raises RoundFailed saying why and whose doing it was."""
+        if self._pipe is None or self._started is None or not self._started.done():
+            raise RoundFailed("worker_died", f"party:{self.config.index}", "the worker process is starting again")
+        self._jobs += 1
+        number = self._jobs
+        pending = self._pending[number] = _Pending(on_phase, asyncio.get_running_loop().create_future())
+        try:
+            with contextlib.suppress(OSError):  # the child has just died; the listener fails the job
+                self._pipe.send((number, job))
+            return await pending.ended
+        finally:
+            del self._pending[number]
+
+    async def stop(self) -> None:
+        """End the process, at once if it does not end by itself."""
+        self._stopping = True
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.send(None)
+        if self._process is not None:
+            await asyncio.to_thread(self._process.join, STOP_SECONDS)
+            if self._process.is_alive():
+                self._process.kill()
+                await asyncio.to_thread(self._process.join)
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, pipe: Connection) -> None:
+        """Runs in a thread: hand what the child says to the event loop."""
+        try:
+            while True:
+                loop.call_soon_threadsafe(self._heard, pipe.recv())
+        except (EOFError, OSError):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(self._died)
+
+    def _heard(self, message: Started | Reached | Ended) -> None:
+        if isinstance(message, Started):
+            if self._started is not None and not self._started.done():
+                self._started.set_result(message)
+            return
+        pending = self._pending.get(message.job)
+        if pending is None or pending.ended.done():
+            return
+        if isinstance(message, Reached):
+            pending.on_phase(message.phase)
+        elif message.outcome is not None:
+            pending.ended.set_result(message.outcome)
+        else:
+            pending.ended.set_exception(RoundFailed(*message.failure))
+
+    def _died(self) -> None:
+        for pending in self._pending.values():
+            if not pending.ended.done():
+                pending.ended.set_exception(
+                    RoundFailed("worker_died", f"party:{self.config.index}", "the computing process ended unexpectedly")
+                )
+        if self._started is not None and not self._started.done():
+            self._started.set_result(Started("the computing process ended before it served; see its log"))
+        elif not self._stopping:
+            _log.error("worker_died")
+            self._restart = asyncio.create_task(self.start())
+
+
+def _main(config: PartyConfig, pipe: Connection) -> None:
+    from triskele_server.party import worker_process  # noqa: PLC0415 - torch and crypten: the parent never pays
+
+    worker_process.main(config, pipe)

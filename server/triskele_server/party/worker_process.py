@@ -1,0 +1,152 @@
+"""What runs inside a party's worker process: the Peer server on an event loop, and one thread per round."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import structlog
+import torch
+
+from triskele.encoding import Words
+from triskele.errors import ConfigurationError, PartyFault, RoundFailed
+from triskele.ids import PartyIndex, held_shares
+from triskele.sharing import Seed, ShareContext
+from triskele.task import TaskSpec
+from triskele_proto.v1 import peer_pb2_grpc
+from triskele_server import logs
+from triskele_server.config import PartyConfig
+from triskele_server.linear.shares import SeedShare, SharePair, WordShare
+from triskele_server.party.job import HeldSubmission, RoundJob, RoundOutcome
+from triskele_server.party.round import RoundInput, SealedSubmission, run_round
+from triskele_server.party.worker import Ended, Reached, Started
+from triskele_server.round_state import RoundState
+from triskele_server.rpc.peer import PeerHub
+from triskele_server.rpc.server import bind, build_server
+
+BIND_SECONDS = 10.0  # a worker of a party that was just killed may hold the port for a moment
+
+_PHASES = {"check": RoundState.CHECKED, "filter": RoundState.FILTERED}  # COMBINED: once the words are on disk
+
+_log = structlog.get_logger(__name__)
+
+
+def main(config: PartyConfig, pipe: Connection) -> None:
+    """Serve Peer and compute the jobs that come down the pipe, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logs.configure(f"party-{config.index}-mpc")
+    torch.set_num_threads(1)  # more threads per party only get in the other parties' way
+    child = WorkerProcess(config, pipe)
+    threading.Thread(target=lambda: asyncio.run(child.serve()), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while (request := pipe.recv()) is not None:
+            threading.Thread(target=child.run, args=request, daemon=True).start()
+    os._exit(0)  # threads in the middle of a computation are not waited for: the parent has given the round up
+
+
+class WorkerProcess:
+    """One event loop for the peer streams, one thread per job."""
+
+    def __init__(self, config: PartyConfig, pipe: Connection) -> None:
+        self._config = config
+        self._pipe = pipe
+        self._sending = threading.Lock()
+
+    def _tell(self, message: Started | Reached | Ended) -> None:
+        with self._sending, contextlib.suppress(OSError):  # the parent is gone: the main thread ends this process
+            self._pipe.send(message)
+
+    async def serve(self) -> None:
+        """Serve Peer until the process ends."""
+        hub = PeerHub(self._config)
+        tls = self._config.tls.files
+        server = build_server(tls, self._config.federation)
+        peer_pb2_grpc.add_PeerServicer_to_server(hub, server)
+        until = time.monotonic() + BIND_SECONDS
+        while True:
+            try:
+                bind(server, self._config.peer_listen, tls)
+                break
+            except ConfigurationError as error:
+                if time.monotonic() > until:
+                    self._tell(Started(str(error)))
+                    return
+                await asyncio.sleep(0.1)
+        await server.start()
+        self._hub = hub
+        self._tell(Started())
+        await server.wait_for_termination()
+
+    def run(self, number: int, job: RoundJob) -> None:
+        """Run one job to its end and tell the parent; nothing escapes."""
+        structlog.contextvars.bind_contextvars(round=job.round)
+        try:
+            outcome = self._compute(number, job)
+        except RoundFailed as error:
+            self._tell(Ended(number, None, (error.reason, error.who, error.detail)))
+        except PartyFault as error:
+            who = f"party:{error.party}" if error.party is not None else "parties"
+            self._tell(Ended(number, None, ("party_fault", who, str(error))))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the round must end; its text may hold data
+            _log.error("round_broke", **logs.describe(error))
+            self._tell(Ended(number, None, ("internal_error", f"party:{self._config.index}", type(error).__name__)))
+        else:
+            self._tell(Ended(number, outcome))
+
+    def _compute(self, number: int, job: RoundJob) -> RoundOutcome:
+        spec = TaskSpec.from_canonical(job.task)
+        submissions = [_mapped(spec, self._config.index, job, s) for s in job.submissions]
+        given = RoundInput(spec, job.round, job.attempt, submissions)
+        session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
+        transport = asyncio.run_coroutine_threadsafe(self._hub.join(session), self._hub.loop).result()
+
+        def on_step(step: str) -> None:
+            _log.info("step", step=step, rounds=transport.traffic.rounds, bytes_sent=transport.traffic.bytes_sent)
+            if step in _PHASES:
+                self._tell(Reached(number, _PHASES[step]))
+
+        try:
+            output = run_round(given, transport, on_step)
+        finally:
+            transport.close()
+        digest = _written(job.output, output.words)
+        self._tell(Reached(number, RoundState.COMBINED))
+        return RoundOutcome(
+            digest,
+            output.divisor,
+            0,
+            tuple(output.refused.items()),
+            output.accepted,
+            tuple(str(o) for o in output.ledger.openings),
+        )
+
+
+def _mapped(spec: TaskSpec, party: PartyIndex, job: RoundJob, held: HeldSubmission) -> SealedSubmission:
+    context = ShareContext(spec.digest, job.round, held.participant)
+    if tuple(s.index for s in held.shares) != held_shares(party):
+        raise PartyFault(f"the store holds other shares of slot {held.slot} than party {party}'s", party)
+    first, second = (
+        SeedShare(Seed(s.path.read_bytes()), context, s.index) if s.seed else WordShare.map(s.path, spec.length)
+        for s in held.shares
+    )
+    return SealedSubmission(held.slot, held.participant, held.manifest_digest, SharePair(first, second))
+
+
+def _written(path: Path, words: Words) -> bytes:
+    """Write the aggregate durably; its SHA-256."""
+    data = words.astype("<i8", copy=False).data
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    return hashlib.sha256(data).digest()
