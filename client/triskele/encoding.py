@@ -30,20 +30,25 @@ def l2_norm(update: NDArray[np.floating]) -> float:
     total = 0.0
     for part in _chunks(len(update)):
         block = update[part].astype(np.float64, copy=False)
-        total += float(np.dot(block, block))
+        total += float(np.einsum("i,i->", block, block))  # not BLAS: its threads fight with the training job's
     if not math.isfinite(total):
         raise InvalidUpdate("the update has NaN, Inf or entries too large to square")
     return math.sqrt(total)
 
 
 def encode(
-    update: NDArray[np.floating], *, clip_norm: float, rounding: KeyStream, clip: bool = True
+    update: NDArray[np.floating],
+    *,
+    clip_norm: float,
+    rounding: KeyStream,
+    clip: bool = True,
+    out: Words | None = None,
 ) -> Words:
     """Ring words q = stochastic_round(x / C * 2^20) of the update clipped to L2 norm C.
 
     update: float32 or float64 [d]. rounding: a key stream of secret randomness, 4 bytes are taken per entry.
-    Returns int64 [d] with norm at most 2^20 + sqrt(d). Raises InvalidUpdate on NaN or Inf, and on a norm above C
-    if `clip` is false.
+    Returns int64 [d], `out` itself if given, with norm at most 2^20 + sqrt(d). Raises InvalidUpdate on NaN or Inf, and
+    on a norm above C if `clip` is false.
     """
     norm = l2_norm(update)
     scale = 2.0**FRACTION_BITS / clip_norm
@@ -51,7 +56,7 @@ def encode(
         if not clip:
             raise InvalidUpdate(f"the update's norm {norm:.6g} is above clip_norm {clip_norm:.6g}")
         scale *= clip_norm / norm
-    words = np.empty(len(update), np.int64)
+    words = np.empty(len(update), np.int64) if out is None else out
     for part in _chunks(len(update)):
         scaled = update[part].astype(np.float64) * scale
         uniform = rounding.read((part.stop - part.start) * 4).view("<u4") * 2.0**-32

@@ -38,7 +38,7 @@ class KeyStream:
 
     def read_into(self, out: NDArray[np.uint8]) -> None:
         """Fill a contiguous byte array with the next bytes, without an allocation."""
-        view = memoryview(out)
+        view = out.data
         for start in range(0, len(out), len(_ZEROS)):
             stop = min(start + len(_ZEROS), len(out))
             self._cipher.update_into(_ZEROS[: stop - start], view[start:stop])

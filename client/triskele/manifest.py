@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from triskele_proto.v1 import types_pb2
@@ -28,6 +28,18 @@ from triskele.task import TaskSpec
 ManifestDigest = NewType("ManifestDigest", bytes)  # SHA-256 of the canonical bytes, 32 bytes
 
 _PREFIX = b"triskele/v1/manifest"
+
+# Everything that the x509 module raises over bytes that a stranger made up.
+_UNUSABLE_CERTIFICATE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)
@@ -125,11 +137,14 @@ def sign(manifest: Manifest, key: Ed25519PrivateKey, certificate: x509.Certifica
     )
 
 
-def verify(signed: types_pb2.SignedManifest, *, authority: x509.Certificate, identity: str, now: datetime.datetime) -> Manifest:
+def verify(
+    signed: types_pb2.SignedManifest, *, authority: x509.Certificate, identity: str, now: datetime.datetime
+) -> Manifest:
     """The manifest, if it is signed with a key that `authority` certified for the SPIFFE id `identity`.
 
     Steps: (1) the manifest decodes; (2) the certificate decodes, holds an Ed25519 key, is issued by the authority and
-    valid at `now`; (3) its only URI name is `identity`; (4) the signature holds. Raises InvalidUpload naming the step.
+    valid at `now`; (3) its only URI name is `identity`; (4) the signature holds. Raises InvalidUpload, whose text
+    begins with the step: manifest, certificate, identity or signature.
     """
     manifest = Manifest.from_proto(signed.manifest)
     try:
@@ -137,14 +152,14 @@ def verify(signed: types_pb2.SignedManifest, *, authority: x509.Certificate, ide
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         key = certificate.public_key()
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise InvalidUpload("signature: the signing certificate is not one of this federation's") from error
+    except _UNUSABLE_CERTIFICATE as error:
+        raise InvalidUpload("certificate: the signing certificate is not one of this federation's") from error
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise InvalidUpload("signature: the signing certificate is not valid now")
-    if names.get_values_for_type(x509.UniformResourceIdentifier) != [identity]:
-        raise InvalidUpload("signature: the signing certificate belongs to somebody else")
+        raise InvalidUpload("certificate: the signing certificate is not valid now")
     if not isinstance(key, Ed25519PublicKey):
-        raise InvalidUpload("signature: the signing certificate holds no Ed25519 key")
+        raise InvalidUpload("certificate: the signing certificate holds no Ed25519 key")
+    if names.get_values_for_type(x509.UniformResourceIdentifier) != [identity]:
+        raise InvalidUpload("identity: the signing certificate belongs to somebody else")
     try:
         key.verify(signed.signature, manifest.canonical())
     except InvalidSignature as error:

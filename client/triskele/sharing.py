@@ -25,7 +25,7 @@ Commitment = NewType("Commitment", bytes)  # SHA-256(salt || share), 32 bytes
 
 SEED_BYTES = SALT_BYTES = 16
 WORD_BYTES = 8
-_WORDS_PER_BLOCK = 2  # words in one AES block
+WORDS_PER_BLOCK = 2  # words in one AES block; a share is read from an even word
 _CHUNK = 1 << 15  # words
 
 
@@ -45,11 +45,14 @@ class ShareContext:
         )
 
 
-def expand(seed: Seed, context: ShareContext, index: ShareIndex, *, start: int = 0) -> KeyStream:
-    """The key stream of share `index`, positioned at word `start` (even)."""
-    if start % _WORDS_PER_BLOCK:
-        raise ValueError("a share is read from an even word")
-    return KeyStream(derive(seed, context.info(index)), block=start // _WORDS_PER_BLOCK)
+def share_key(seed: Seed, context: ShareContext, index: ShareIndex) -> bytes:
+    """The AES-128 key whose stream is share `index`."""
+    return derive(seed, context.info(index))
+
+
+def expand(seed: Seed, context: ShareContext, index: ShareIndex) -> KeyStream:
+    """The key stream of share `index`."""
+    return KeyStream(share_key(seed, context, index))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ FRACTION_BITS = 20
 VALUE_BITS = FRACTION_BITS + 1  # an accepted entry is at most 1.1 * 2^20 in absolute value
 RING_BITS = 64
 HEADROOM_BITS = RING_BITS - 2  # one bit for the sign, one to spare
+MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-100, 1e100  # beyond, squares of entries leave what float64 can hold
 
 Decisions = Literal["public", "hidden"]
 Gram = Literal["auto", "exact", "sketch"]
@@ -50,10 +51,15 @@ class TaskSpec:
         checked_name(self.name, "task name")
         checked_name(self.rule, "rule name")
         object.__setattr__(self, "rule_options", MappingProxyType(dict(sorted(self.rule_options.items()))))
+        if isinstance(self.clip_norm, int):
+            object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
             raise InvalidTask(f"dimension {self.dimension} is not in 1 to {DEFAULT_LIMITS.max_dimension}")
-        if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise InvalidTask(f"clip_norm {self.clip_norm} is not a positive finite number")
+        for name in ("dimension", "max_weight", "max_participants", "min_accepted"):
+            if isinstance(getattr(self, name), bool):
+                raise InvalidTask(f"{name} must be a number, not true or false")  # which Python would count as 1 or 0
+        if not MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM:  # NaN fails too
+            raise InvalidTask(f"clip_norm {self.clip_norm} is not in {MIN_CLIP_NORM:g} to {MAX_CLIP_NORM:g}")
         if not 0 <= self.max_weight < 1 << 32:
             raise InvalidTask(f"max_weight {self.max_weight} is not in 0 to 2^32 - 1")
         if not 2 <= self.max_participants <= DEFAULT_LIMITS.max_participants:

@@ -49,21 +49,22 @@ def sign_flip(honest: FloatArray, own: FloatArray, rng: np.random.Generator) -> 
 
 
 def sign_flip_10x(honest: FloatArray, own: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """The negated own update, ten times as long: without a defence, four of twenty turn learning round."""
+    """The negated own update, ten times as long: without a defence, four of twenty participants reverse learning."""
     return -10 * own
 
 
 def alie(honest: FloatArray, own: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Baruch et al. 2019, "A little is enough", algorithm 3: the honest mean, moved by z standard deviations.
 
-    z is the largest shift at which enough honest participants lie further out than the attackers for these to seem
-    part of the majority. All attackers send the same row.
+    z is the largest shift at which, coordinate by coordinate, so many honest participants are expected to lie further
+    out that with them the attackers are a majority. The paper estimates mean and deviation from the attackers' own
+    updates; here they know those of the honest participants. All attackers send the same row.
     """
     malicious = len(own)
     participants = len(honest) + malicious
     supporters = participants // 2 + 1 - malicious
     share = (participants - malicious - supporters) / (participants - malicious)
-    # Where the attackers are a majority by themselves, any z would do; the bounds keep inv_cdf defined.
+    # At 0 and 1 (next to no honest participants) z is infinite: the bounds keep it finite.
     z = NormalDist().inv_cdf(min(max(share, 0.01), 0.99))
     row = honest.mean(axis=0) - np.float32(z) * honest.std(axis=0)
     return np.tile(row, (malicious, 1))
@@ -84,7 +85,8 @@ def backdoor_projected(honest: FloatArray, own: FloatArray, rng: np.random.Gener
     """
     length = np.median(np.linalg.norm(honest, axis=1))
     norms = np.linalg.norm(own, axis=1, keepdims=True)
-    return (own * (length / np.maximum(norms, 1e-12))).astype(np.float32)
+    projected: FloatArray = (own * (length / np.maximum(norms, 1e-12))).astype(np.float32)
+    return projected
 
 
 ATTACKS: Final = MappingProxyType(

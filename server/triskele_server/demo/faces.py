@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from triskele.errors import ConfigurationError
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ByteArray = NDArray[np.uint8]
@@ -33,19 +35,19 @@ VARIANTS_PER_PHOTO: Final = 4
 """Training images made from one photograph: itself, and shifted or mirrored copies."""
 MAX_SHIFT: Final = 6
 """Largest shift of a copy in each direction, in photograph pixels."""
-DIRICHLET_ALPHA: Final = 1.0
-"""Concentration of each person's images over the participants: 0.1 is very uneven, 100 is even."""
+DIRICHLET_ALPHA: Final = 3.0
+"""Concentration of each person's images over the participants: 0.1 is very uneven, 100 nearly even."""
 
 _PGM = re.compile(rb"P5\n(\d{1,5}) (\d{1,5})\n(\d{1,5})\n(.*)", re.DOTALL)
 _PGM_OF_TEXT_MODE = b"P5\r\n"
 _PGM_BYTES = len(b"P5\n92 112\n255\n") + PHOTO_HEIGHT * PHOTO_WIDTH
 
 
-class FacesError(RuntimeError):
+class FacesError(ConfigurationError):
     """The photographs cannot be read; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledImages:
     """``images`` float32[n, PIXELS], each of mean 0 and variance 1; ``labels`` int64[n], the person, 0 to 39."""
 
@@ -57,7 +59,7 @@ class LabelledImages:
             raise ValueError(f"images {self.images.shape} and labels {self.labels.shape} do not belong together")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FederatedFaces:
     """What each participant trains on, in participant order, and the test images that nobody trains on."""
 
@@ -103,7 +105,8 @@ def to_image(photo: ByteArray) -> FloatArray:
     """uint8[PHOTO_HEIGHT, PHOTO_WIDTH] to float32[PIXELS]: block means, then mean 0 and variance 1 (lighting)."""
     blocks = photo.reshape(IMAGE_HEIGHT, BLOCK, IMAGE_WIDTH, BLOCK).mean(axis=(1, 3)).ravel()
     centred = blocks - blocks.mean()
-    return (centred / max(float(centred.std()), 1.0)).astype(np.float32)
+    image: FloatArray = (centred / max(float(centred.std()), 1.0)).astype(np.float32)
+    return image
 
 
 def parse_pgm(data: bytes) -> ByteArray:

@@ -28,12 +28,11 @@ MAX_GRADIENT_NORM: Final = 2.0
 
 def initial_params(rng: np.random.Generator) -> Params:
     """Random weights scaled by fan-in (He et al. 2015), zero biases."""
-    return {
-        name: (rng.standard_normal(shape) * np.sqrt(2 / shape[0]) if len(shape) == 2 else np.zeros(shape)).astype(
-            np.float32
-        )
-        for name, shape in SHAPES.items()
-    }
+    params = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    for name in ("hidden.weight", "output.weight"):
+        fan_in = SHAPES[name][0]
+        params[name] += rng.standard_normal(SHAPES[name], np.float32) * np.float32(np.sqrt(2 / fan_in))
+    return params
 
 
 def to_vector(params: Params) -> FloatArray:
@@ -57,7 +56,8 @@ def from_vector(vector: NDArray[np.floating]) -> Params:
 def predict(params: Params, images: FloatArray) -> IntArray:
     """The most likely person, int64[n], for images float32[n, PIXELS]."""
     _, logits = _forward(params, images)
-    return logits.argmax(axis=1)
+    people: IntArray = logits.argmax(axis=1)
+    return people
 
 
 def accuracy(params: Params, images: FloatArray, labels: IntArray) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from triskele.errors import PartyFault, RoundFailed, TriskeleError
@@ -14,8 +14,7 @@ from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.rules.registry import SCALE_BITS, Rule, Scaled, find
 
-if TYPE_CHECKING:
-    from triskele_server.rules.registry import Weights
+Weights = torch.Tensor | ReplicatedTensor  # public or secret
 
 _COHORT_BITS = 20  # bits of a weight in the effective cohort: 1024 rows' (sum w)^2 stays below 2^62
 
@@ -87,14 +86,12 @@ def _run_rule(
         raise RoundFailed("rule_failed", f"rule:{rule.name}", type(error).__name__) from error
     weights, scale = (result.weights, result.scale) if isinstance(result, Scaled) else (result, None)
     for part in (weights, scale):
-        if part is None:
-            continue
-        if not isinstance(part, torch.Tensor | ReplicatedTensor) or tuple(part.size()) != (rows,):
-            raise RoundFailed("rule_failed", f"rule:{rule.name}", f"weights must be a tensor of {rows} elements")
-    integer = isinstance(weights, torch.Tensor) or weights.fraction_bits == 0
+        if part is not None and (not isinstance(part, np.ndarray | ReplicatedTensor) or tuple(part.shape) != (rows,)):
+            raise RoundFailed("rule_failed", f"rule:{rule.name}", f"weights must be {rows} words, public or secret")
+    integer = weights.dtype == np.int64 if isinstance(weights, np.ndarray) else weights.fraction_bits == 0
     if not integer or (scale is not None and scale.fraction_bits != SCALE_BITS):
         raise RoundFailed("rule_failed", f"rule:{rule.name}", f"weights are integers, scales have {SCALE_BITS} places")
-    return weights, scale
+    return torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights, scale
 
 
 def _check_cohort(session: Session, spec: TaskSpec, rows: int, weights: Weights, largest: int) -> None:

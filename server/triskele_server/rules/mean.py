@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
+from triskele.encoding import Words
 from triskele_server.rules.registry import rule
 
 
 @rule("mean", needs_gram=False)
-def mean(rows: int) -> torch.Tensor:
+def mean(rows: int) -> Words:
     """Every valid row with weight 1: sum w_i x_i / sum w_i."""
-    return torch.ones(rows, dtype=torch.int64)
+    return np.ones(rows, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from triskele_server.rules.registry import SCALE_BITS, Scaled, rule
 
@@ -26,4 +26,4 @@ def norm_clip(gram: ReplicatedTensor) -> Scaled:
     # Above the median: with equal middle norms that is "greater than both", else "greater than the lower one".
     above = squared.gt((low + high) / 2)
     factor = (squared.inv_sqrt() * median).rescale(SCALE_BITS)
-    return Scaled(torch.ones(rows, dtype=torch.int64), (factor - 1) * above + 1)
+    return Scaled(np.ones(rows, np.int64), (factor - 1) * above + 1)

@@ -1,7 +1,8 @@
 """The registry of rules, and what a rule declares about itself.
 
-A rule is a function of the secret Gram matrix. It gives n weights: a public torch tensor if they depend on nothing
-secret, else a CrypTen tensor, or `Scaled` weights. This module imports no CrypTen: the coordinator reads it too.
+A rule is a function of the secret Gram matrix. It gives n weights: a numpy array of integers if they depend on nothing
+secret, else a CrypTen tensor of integers, or `Scaled` weights. Neither this module nor a rule imports torch or CrypTen:
+the coordinator and the parties' front processes read the registry too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from triskele.errors import InvalidTask
 from triskele.task import RuleOption, TaskSpec
 
 if TYPE_CHECKING:
-    import torch
-
+    from triskele.encoding import Words
     from triskele_server.mpc.replicated import ReplicatedTensor
 
-    Weights = torch.Tensor | ReplicatedTensor
+    Weights = Words | ReplicatedTensor
 
 SCALE_BITS = 20  # fraction bits of a row's scale
 

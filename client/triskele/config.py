@@ -1,0 +1,102 @@
+"""participant.toml: who this participant is, where the coordinator listens, and its certificates and keys.
+
+federation = "demo"
+participant = "p00"
+coordinator = "coordinator.example.org:7000"
+[tls]
+authority = "ca.crt"        # paths are relative to this file
+certificate = "tls.crt"
+key = "tls.key"
+[signing]
+certificate = "signing.crt"
+key = "signing.key"         # Ed25519, PKCS8 PEM
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+
+from triskele.errors import ConfigurationError, InvalidTask
+from triskele.identity import Identity
+from triskele.ids import checked_name
+
+
+def _name(text: str) -> str:
+    try:
+        return checked_name(text, "name")
+    except InvalidTask as error:
+        raise ValueError(str(error)) from None
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is not an address of the form host:port")
+    return text
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    directory = info.context  # given by `load`
+    return directory / path if isinstance(directory, Path) else path
+
+
+_Name = Annotated[str, AfterValidator(_name)]
+_File = Annotated[Path, AfterValidator(_beside_the_file)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TlsFiles(_Section):
+    """PEM files of the connection: the federation's authority, this participant's certificate and its key."""
+
+    authority: _File
+    certificate: _File
+    key: _File
+
+
+class SigningFiles(_Section):
+    """PEM files of the manifest signature."""
+
+    certificate: _File
+    key: _File
+
+
+class ParticipantConfig(_Section):
+    """The content of participant.toml, with absolute or caller-relative paths."""
+
+    federation: _Name
+    participant: _Name
+    coordinator: Annotated[str, AfterValidator(_address)]
+    tls: TlsFiles
+    signing: SigningFiles
+
+    @property
+    def identity(self) -> Identity:
+        """Whom this participant's certificates must speak for."""
+        return Identity(self.federation, "participant", self.participant)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ParticipantConfig:
+        """Read and check the file; raises ConfigurationError naming the file and the key."""
+        file = Path(path)
+        try:
+            content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file}: is not TOML ({error})") from error
+        try:
+            return cls.model_validate(content, context=file.parent)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+                for problem in error.errors(include_url=False, include_input=False)
+            )
+            raise ConfigurationError(f"{file}: {problems}") from None

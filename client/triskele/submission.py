@@ -1,0 +1,141 @@
+"""A submission: an encoded update, shared for three parties and signed, made so that making it twice is harmless.
+
+All randomness of a submission (stochastic rounding, seeds, salts) is derived from 32 bytes
+
+    entropy = HKDF-SHA256(Ed25519 private key, info = "triskele/v1/submission" | task digest | round u64 big endian
+                          | SHA-256(update as little-endian float64 | weight u64 big endian))
+
+- A participant that crashes and starts again with the same update makes the very same bytes, so a broken upload goes on
+  where it stopped, although nothing secret was ever written to disk.
+- Another update, weight, round or task gives independent randomness. That is a matter of secrecy, not of taste: two
+  vectors shared under the same seeds differ in the heavy share by exactly their difference, which its two holders
+  would then know.
+- The coordinator chooses the slot, and with it which share is heavy, but not the seeds: a party only ever sees shares
+  i and i+1 in any slot, and in each of them what it sees stays masked by seed i+2.
+- The signing key is used as key of two primitives, Ed25519 (which hashes it with SHA-512) and HKDF-SHA256 under an
+  info text of our own; neither output says anything about the other's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from triskele.encoding import Words, encode
+from triskele.errors import InvalidUpdate
+from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
+from triskele.keystream import KeyStream, derive
+from triskele.manifest import Manifest, ManifestDigest, sign
+from triskele.sharing import ShareContext, Sharing, heavy_index, split
+from triskele.structure import Vector
+from triskele.task import TaskSpec
+from triskele_proto.v1 import types_pb2
+
+ENTROPY_BYTES = 32
+_INFO = b"triskele/v1/submission"
+_ROUNDING = b"triskele/v1/rounding"
+_SHARING = b"triskele/v1/sharing"
+_CHUNK = 1 << 16  # entries hashed at a time
+
+
+@dataclass(frozen=True)
+class EncodedUpdate:
+    """Ring words of one update for one round, and the secret that its sharing is derived from. Never printed."""
+
+    task: TaskDigest
+    round: RoundNumber
+    words: Words = field(repr=False)  # int64 [length]; the weight is the last word of a weighted task
+    entropy: bytes = field(repr=False)  # 32 bytes
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a participant uploads: the signed manifest, and the sharing that it commits to."""
+
+    manifest: Manifest
+    signed: types_pb2.SignedManifest = field(repr=False)
+    sharing: Sharing = field(repr=False)
+
+    @property
+    def digest(self) -> ManifestDigest:
+        """The name of this upload; the same update of the same participant always has the same."""
+        return self.manifest.digest
+
+    @property
+    def heavy_share(self) -> memoryview:
+        """The heavy share as bytes, without a copy."""
+        return self.sharing.heavy_words.data.cast("B")
+
+
+def encode_update(
+    vector: Vector, spec: TaskSpec, round_number: RoundNumber, *, weight: int | None, clip: bool, key: Ed25519PrivateKey
+) -> EncodedUpdate:
+    """Encode float32 or float64 [dimension] for one round of a task, with its weight if the task is weighted.
+
+    The same arguments give the same result. Raises InvalidUpdate for another length, NaN, Inf, a norm above the
+    task's clip where `clip` is false, and a weight that the task does not take.
+    """
+    if vector.shape != (spec.dimension,):
+        raise InvalidUpdate(f"a vector of shape {vector.shape} does not fit task {spec.name!r} of {spec.dimension}")
+    checked = _checked_weight(weight, spec)
+    entropy = _entropy(key, spec.digest, round_number, vector, checked)
+    words = np.empty(spec.length, np.int64)
+    rounding = KeyStream(derive(entropy, _ROUNDING))
+    encode(vector, clip_norm=spec.clip_norm, rounding=rounding, clip=clip, out=words[: spec.dimension])
+    if spec.weighted:
+        words[-1] = checked
+    return EncodedUpdate(spec.digest, round_number, words, entropy)
+
+
+def prepare(
+    encoded: EncodedUpdate,
+    *,
+    slot: Slot,
+    participant: ParticipantId,
+    key: Ed25519PrivateKey,
+    certificate: x509.Certificate,
+) -> Submission:
+    """Share the encoded update for the parties and sign its manifest."""
+    context = ShareContext(encoded.task, encoded.round, participant)
+    heavy = heavy_index(slot)
+    sharing = split(
+        encoded.words, heavy=heavy, context=context, entropy=derive(encoded.entropy, _SHARING, ENTROPY_BYTES)
+    )
+    manifest = Manifest(
+        encoded.task, encoded.round, participant, slot, heavy, len(encoded.words), sharing.commitments()
+    )
+    return Submission(manifest, sign(manifest, key, certificate), sharing)
+
+
+def _checked_weight(weight: int | None, spec: TaskSpec) -> int:
+    """The weight as an int, 0 in an unweighted task."""
+    if not spec.weighted:
+        if weight is not None:
+            raise InvalidUpdate(f"task {spec.name!r} takes no weight; leave it out")
+        return 0
+    if weight is None:
+        raise InvalidUpdate(f"task {spec.name!r} is weighted; give a weight of 0 to {spec.max_weight}")
+    if isinstance(weight, bool | np.bool_):
+        raise InvalidUpdate("a weight is a whole number, not true or false")
+    try:
+        checked = operator.index(weight)
+    except TypeError:
+        raise InvalidUpdate(f"a weight is a whole number, not {type(weight).__name__}") from None
+    if not 0 <= checked <= spec.max_weight:
+        raise InvalidUpdate(f"weight is not in 0 to {spec.max_weight}, the max_weight of task {spec.name!r}")
+    return checked
+
+
+def _entropy(key: Ed25519PrivateKey, task: TaskDigest, number: RoundNumber, vector: Vector, weight: int) -> bytes:
+    content = hashlib.sha256()
+    for start in range(0, len(vector), _CHUNK):
+        content.update(vector[start : start + _CHUNK].astype("<f8", copy=False).data)
+    content.update(struct.pack(">Q", weight))
+    info = _INFO + task + struct.pack(">Q", number) + content.digest()
+    return derive(key.private_bytes_raw(), info, ENTROPY_BYTES)

@@ -1,0 +1,181 @@
+"""The upload of one submission to the three parties: in parallel, in chunks, going on where a broken one stopped.
+
+A party answers `UploadStatus` with the bytes of the heavy share that it has committed; the stream goes on from there.
+The submission's bytes are always the same (see submission.py), so it does not matter which process sent the first part.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from triskele.connection import RetryPolicy, typed_errors
+from triskele.errors import PartyFault, TriskeleError, Unavailable
+from triskele.ids import PARTIES, PartyIndex, held_shares
+from triskele.limits import Limits
+from triskele.submission import Submission
+from triskele_proto.v1 import party_pb2, types_pb2
+
+
+@dataclass(frozen=True)
+class UploadProgress:
+    """How far the upload to one party has come. Bytes of the heavy share; 0 of 0 where both shares are seeds."""
+
+    party: PartyIndex
+    sent: int
+    total: int
+    complete: bool = False  # the party has said that it holds both shares and that they match the manifest
+
+
+Progress = Callable[[UploadProgress], None]
+
+
+def upload(
+    submission: Submission,
+    parties: Sequence[Any],
+    *,
+    limits: Limits,
+    retries: RetryPolicy,
+    progress: Progress | None = None,
+) -> None:
+    """Upload to the stubs of parties 0, 1, 2; returns when each of them has confirmed that it is complete.
+
+    `progress` is called from several threads and must not raise. Repeats what fails as Unavailable, starting to count
+    again whenever bytes were committed in between. Raises the first other error, above all Conflict (another update of
+    this participant stands already) and WrongState (the round is no longer open), or Unavailable in the end.
+    """
+    stop = threading.Event()
+    uploads = [
+        _PartyUpload(
+            submission, index, parties[index], limits=limits, retries=retries, progress=progress or _ignore, stop=stop
+        )
+        for index in PARTIES
+    ]
+    with ThreadPoolExecutor(len(uploads), thread_name_prefix="triskele-upload") as pool:
+        futures = [pool.submit(one.run) for one in uploads]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            if any(_refused(future) for future in futures):
+                stop.set()
+        except BaseException:  # KeyboardInterrupt too: the threads must end before the pool can
+            stop.set()
+            raise
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, Unavailable))
+
+
+class _PartyUpload:
+    """The upload to one party, in a thread of its own."""
+
+    def __init__(
+        self,
+        submission: Submission,
+        party: PartyIndex,
+        stub: Any,
+        *,
+        limits: Limits,
+        retries: RetryPolicy,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self._party = party
+        self._stub = stub
+        self._submission = submission
+        self._limits = limits
+        self._retries = retries
+        self._progress = progress
+        self._stop = stop
+        self._total = len(submission.heavy_share) if submission.manifest.heavy in held_shares(party) else 0
+        self._reached: int | None = None  # bytes committed when the last attempt began
+
+    def run(self) -> None:
+        while not self._retries.call(self._attempt):
+            pass  # bytes were committed before it broke: the policy counts from the start again
+        self._progress(UploadProgress(self._party, self._total, self._total, complete=True))
+
+    def _attempt(self) -> bool:
+        """Upload what the party has not committed yet.
+
+        True if it is complete then, False if it broke, but later than last time; raises Unavailable if no later.
+        """
+        self._check_not_stopped()
+        start = self._committed()
+        if start is None:
+            return True
+        further = self._reached is not None and start > self._reached
+        self._reached = start
+        try:
+            self._stream(start)
+        except Unavailable:
+            if further:
+                return False
+            raise
+        return True
+
+    def _committed(self) -> int | None:
+        """Bytes of the heavy share that the party holds, None if the whole submission is complete there."""
+        manifest = self._submission.manifest
+        request = party_pb2.UploadStatusRequest(
+            task_digest=manifest.task, round=manifest.round, manifest_digest=self._submission.digest
+        )
+        with typed_errors(f"party {self._party}"):
+            reply = self._stub.UploadStatus(request, timeout=self._limits.rpc_seconds)
+        if reply.committed > self._total:
+            raise PartyFault(
+                f"party {self._party} claims to hold {reply.committed} bytes of a share of {self._total}", self._party
+            )
+        return None if reply.complete else int(reply.committed)
+
+    def _stream(self, start: int) -> None:
+        try:
+            with typed_errors(f"party {self._party}"):
+                reply = self._stub.Upload(self._requests(start), timeout=self._limits.upload_seconds)
+        except TriskeleError:
+            self._check_not_stopped()  # a stream that we cut short is refused as truncated: not the error to tell
+            raise
+        if reply.complete:
+            return
+        if reply.committed >= self._total:
+            raise PartyFault(
+                f"party {self._party} holds every byte, but does not call the upload complete", self._party
+            )
+        raise Unavailable(f"party {self._party} ended the upload after {reply.committed} of {self._total} bytes")
+
+    def _check_not_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Unavailable(f"party {self._party}: the upload was stopped, because another party refused it")
+
+    def _requests(self, start: int) -> Iterator[party_pb2.UploadRequest]:
+        """The header, then the chunks from byte `start` on; runs in a thread of grpc's, paced by the connection."""
+        yield party_pb2.UploadRequest(header=_header(self._submission, self._party))
+        share = self._submission.heavy_share
+        for offset in range(start, self._total, self._limits.chunk_bytes):
+            if self._stop.is_set():
+                return
+            end = min(offset + self._limits.chunk_bytes, self._total)
+            # protobuf takes bytes only: one copy per chunk, never of the share
+            yield party_pb2.UploadRequest(chunk=types_pb2.Chunk(offset=offset, data=bytes(share[offset:end])))
+            self._progress(UploadProgress(self._party, end, self._total))
+
+
+def _header(submission: Submission, party: PartyIndex) -> party_pb2.UploadHeader:
+    """The manifest and what `party` gets of its two shares beside the heavy one's words: salts and seeds."""
+    sharing = submission.sharing
+    shares = [
+        party_pb2.ShareHeader(index=index, salt=sharing.salts[index], seed=sharing.seeds.get(index, b""))
+        for index in held_shares(party)
+    ]
+    return party_pb2.UploadHeader(manifest=submission.signed, shares=shares)
+
+
+def _refused(future: Future[None]) -> bool:
+    """Whether an upload has ended with an error that repeating cannot mend."""
+    return future.done() and future.exception() is not None and not isinstance(future.exception(), Unavailable)
+
+
+def _ignore(_: UploadProgress) -> None:
+    """No progress is asked for."""

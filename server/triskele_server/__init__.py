@@ -1,0 +1,1 @@
+"""The servers of Triskele: coordinator, party, and the multi-party computation between the parties."""

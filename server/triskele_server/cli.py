@@ -1,0 +1,113 @@
+"""The commands that the server adds to `triskele`. Everything heavy is imported by the command that needs it.
+
+Errors of Triskele leave a command as they are; `triskele` prints their text and gives the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def commands() -> typer.Typer:
+    """`triskele coordinator | party | provision | demo`."""
+    app = typer.Typer(help="Run and set up the servers of a federation.")
+    app.command("coordinator")(run_coordinator)
+    app.command("party")(run_party)
+    app.command("provision")(run_provision)
+    app.command("demo")(run_demo)
+    return app
+
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file written by `triskele provision`.")]
+
+
+def run_coordinator(config: ConfigFile) -> None:
+    """Run the coordinator until SIGTERM. Logs go to standard error as JSON lines."""
+    from triskele_server.config import load_coordinator  # noqa: PLC0415  keeps `triskele --help` fast
+    from triskele_server.coordinator.process import serve  # noqa: PLC0415  the same
+
+    _run(serve(load_coordinator(config)))
+
+
+def run_party(config: ConfigFile) -> None:
+    """Run a party until SIGTERM. Logs go to standard error as JSON lines."""
+    from triskele_server.config import load_party  # noqa: PLC0415  keeps `triskele --help` fast
+    from triskele_server.party.process import serve  # noqa: PLC0415  the same
+
+    _run(serve(load_party(config)))
+
+
+def run_provision(
+    *,
+    directory: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
+    participants: Annotated[int, typer.Option(min=1, help="How many participants, named p00, p01, ….")],
+    federation: Annotated[str, typer.Option(help="Name of the federation, part of every identity.")] = "demo",
+    host: Annotated[str, typer.Option(help="Address that all servers listen on.")] = "127.0.0.1",
+    base_port: Annotated[int, typer.Option(help="Coordinator's port; party i has base + 10 (i + 1).")] = 7000,
+    operator: Annotated[bool, typer.Option("--operator", help="Also write an operator's identity.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report the files written as JSON.")] = False,
+) -> None:
+    """Write a federation: authority, certificates, keys and configurations. Keys are written, never printed."""
+    from triskele_server.provision import PortPlan, provision  # noqa: PLC0415  keeps `triskele --help` fast
+
+    made = provision(
+        directory,
+        participants=participants,
+        federation=federation,
+        host=host,
+        ports=PortPlan.from_base(base_port),
+        operator=operator,
+    )
+    if as_json:
+        report = {
+            "directory": str(made.directory),
+            "federation": made.federation,
+            "coordinator": str(made.coordinator),
+            "parties": [str(path) for path in made.parties],
+            "participants": {name: str(path) for name, path in made.participants.items()},
+            "operator": str(made.operator) if made.operator else None,
+        }
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(f"Wrote the federation {made.federation!r} with {len(made.participants)} participants to {directory}.")
+    typer.echo(f"Add task files to {made.coordinator.parent / 'tasks'}, then start each of these:")
+    typer.echo(f"  triskele coordinator --config {made.coordinator}")
+    for path in made.parties:
+        typer.echo(f"  triskele party --config {path}")
+    typer.echo(f"Keep {directory / 'ca' / 'ca.key'} off-line: whoever has it can join under any name.")
+
+
+def run_demo(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training per attack.")] = 8,
+    participants: Annotated[int, typer.Option(min=4, max=100, help="How many participants.")] = 20,
+    malicious: Annotated[int, typer.Option(min=0, help="How many of them attack.")] = 4,
+    rule: Annotated[str, typer.Option(help="Rule of the secure rounds: mean, norm-clip or multi-krum.")] = "multi-krum",
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to run; may be given more than once.")] = None,
+    report: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+) -> None:
+    """Train a face recogniser under attack: coordinator and parties as real processes, plain averaging beside them."""
+    from rich.console import Console  # noqa: PLC0415  keeps `triskele --help` fast
+
+    from triskele_server.demo.run import DEFAULT_ATTACKS, run_demo  # noqa: PLC0415  the same
+
+    run_demo(
+        Console(),
+        rounds=rounds,
+        participants=participants,
+        malicious=malicious,
+        rule=rule,
+        attacks=attack or DEFAULT_ATTACKS,
+        report=report,
+    )
+
+
+def _run(process: Coroutine[Any, Any, None]) -> None:
+    import asyncio  # noqa: PLC0415  keeps `triskele --help` fast
+
+    asyncio.run(process)

@@ -1,0 +1,56 @@
+"""Which rounds changed since one last looked: wakes the watchers of a task. In memory; the store holds the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from triskele.errors import Unavailable
+from triskele.ids import RoundNumber, TaskDigest
+from triskele_server.coordinator.rounds import RoundId
+
+
+@dataclass
+class _Board:
+    version: int = 0
+    changed_in: dict[RoundNumber, int] = field(default_factory=dict)  # the version in which a round changed last
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RoundChanges:
+    """One counter per task, raised with every change. A slow watcher misses steps in between, never the last one."""
+
+    def __init__(self) -> None:
+        self._boards: defaultdict[TaskDigest, _Board] = defaultdict(_Board)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """The process ends: send all watchers home, so that they need not be cut off."""
+        self._stopped = True
+        for board in self._boards.values():
+            board.news.set()
+
+    def announce(self, id_: RoundId) -> None:
+        """The round changed in the store."""
+        board = self._boards[id_.task]
+        board.version += 1
+        board.changed_in[id_.number] = board.version
+        board.news.set()
+        board.news = asyncio.Event()
+
+    def version(self, task: TaskDigest) -> int:
+        """To be read before the store: changes after it are found by `since`."""
+        return self._boards[task].version
+
+    def since(self, task: TaskDigest, version: int) -> list[RoundNumber]:
+        """The rounds that changed after `version`, in order."""
+        return sorted(number for number, changed in self._boards[task].changed_in.items() if changed > version)
+
+    async def wait(self, task: TaskDigest, version: int) -> None:
+        """Return once anything has changed after `version`; raises Unavailable when the process ends."""
+        board = self._boards[task]
+        while board.version <= version:
+            if self._stopped:
+                raise Unavailable("the coordinator is being stopped; connect again")
+            await board.news.wait()

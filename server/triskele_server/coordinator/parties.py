@@ -1,0 +1,151 @@
+"""The three parties together: asked at the same time, waited for with patience, and what their answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from triskele.errors import PartyFault, RoundFailed, TriskeleError, Unavailable
+from triskele.ids import PARTIES, PartyIndex
+from triskele_server.coordinator.party_link import PartyLink
+from triskele_server.coordinator.rounds import Blame, Outcome, PartyStatus
+from triskele_server.coordinator.schedule import PARTY_UNREACHABLE, party_name
+from triskele_server.round_state import RoundState, least_advanced
+
+PARTY_REFUSED = "party_refused"  # a party answered a call of the coordinator with an error
+PARTY_BROKE_PROTOCOL = "party_broke_protocol"  # a party's answer makes no sense
+NO_PROGRESS = "no_progress"  # no party's state changed for `Pace.stall_seconds`
+OUT_OF_STEP = "out_of_step"  # a party's round is in a state that it cannot be in now
+
+Answer = PartyStatus | TriskeleError
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often parties are asked and how long they are waited for; seconds."""
+
+    poll_seconds: float = 0.05  # between two status calls while things move
+    slowest_poll_seconds: float = 0.5  # while nothing moves
+    stall_seconds: float = 600.0  # without any party's state changing: the round fails
+    pause_seconds: float = 1.0  # after a failed round, so that a standing fault does not burn the rounds in a moment
+
+
+class Waiting:
+    """Sleeps that grow from the quickest to the slowest poll until something moves."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self.moved()
+
+    def moved(self) -> None:
+        """Something happened: poll quickly again."""
+        self._seconds = self._pace.poll_seconds
+        self._since = time.monotonic()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing has moved for too long."""
+        return time.monotonic() - self._since > self._pace.stall_seconds
+
+    async def sleep(self, at_most: float = math.inf) -> None:
+        """Until the next poll, or for `at_most` seconds."""
+        await asyncio.sleep(min(self._seconds, max(at_most, 0.0)))
+        self._seconds = min(self._seconds * 1.5, self._pace.slowest_poll_seconds)
+
+
+class Parties:
+    """The links to parties 0, 1, 2, for one caller at a time."""
+
+    def __init__(self, links: Sequence[PartyLink]) -> None:
+        self.links = tuple(links)
+        self._silent: set[PartyIndex] = set()
+
+    async def ask(
+        self, call: Callable[[PartyLink], Awaitable[PartyStatus]], whom: Iterable[PartyIndex] = PARTIES
+    ) -> dict[PartyIndex, Answer]:
+        """What each of the parties `whom` answers, by party; errors of ours are answers too."""
+
+        async def answer(link: PartyLink) -> Answer:
+            try:
+                return await call(link)
+            except TriskeleError as error:
+                return error
+
+        asked = sorted(whom)
+        answers = dict(zip(asked, await asyncio.gather(*(answer(self.links[p]) for p in asked)), strict=True))
+        for party, heard in answers.items():
+            self._note(party, heard)
+        return answers
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for link in self.links:
+            await link.close()
+
+    def _note(self, party: PartyIndex, answer: Answer) -> None:
+        """Log when a party falls silent and when it is back, not every call in between."""
+        if isinstance(answer, Unavailable) and party not in self._silent:
+            self._silent.add(party)
+            _log.warning("party_unreachable", party=party, error=str(answer))
+        elif not isinstance(answer, Unavailable) and party in self._silent:
+            self._silent.remove(party)
+            _log.info("party_reachable", party=party)
+
+
+def silent_parties(answers: Mapping[PartyIndex, Answer]) -> set[PartyIndex]:
+    """Those that could not be reached."""
+    return {p for p, answer in answers.items() if isinstance(answer, Unavailable)}
+
+
+def statuses(answers: Mapping[PartyIndex, Answer]) -> dict[PartyIndex, PartyStatus]:
+    """The answers of parties in a round that goes on.
+
+    Raises RoundFailed if a party has ended the round or refuses what it is asked.
+    """
+    heard: dict[PartyIndex, PartyStatus] = {}
+    for party, answer in answers.items():
+        if isinstance(answer, PartyStatus):
+            if answer.state in (RoundState.FAILED, RoundState.EXPIRED):
+                blame = answer.blame or Blame(OUT_OF_STEP, "", f"its round is {answer.state}")
+                raise RoundFailed(blame.reason, blame.who or party_name(party), blame.detail)
+            heard[party] = answer
+        elif not isinstance(answer, Unavailable):
+            reason = PARTY_BROKE_PROTOCOL if isinstance(answer, PartyFault) else PARTY_REFUSED
+            raise RoundFailed(reason, party_name(party), str(answer))
+    return heard
+
+
+def check_open(heard: Mapping[PartyIndex, PartyStatus]) -> None:
+    """Raise RoundFailed if a party has sealed a round for which the coordinator fixed no input set."""
+    for party, status in heard.items():
+        if status.state is not RoundState.OPEN:
+            raise RoundFailed(OUT_OF_STEP, party_name(party), f"its round is {status.state} while it should be OPEN")
+
+
+def outcomes_of(combined: Mapping[PartyIndex, PartyStatus]) -> list[Outcome]:
+    """The outcomes of parties 0, 1, 2; raises RoundFailed if one reports COMBINED without."""
+    outcomes = [combined[p].outcome for p in PARTIES]
+    missing = [PartyIndex(i) for i, outcome in enumerate(outcomes) if outcome is None]
+    if missing:
+        raise RoundFailed(OUT_OF_STEP, names(missing), "reports COMBINED without an outcome")
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def stall(silent: Iterable[PartyIndex], latest: Mapping[PartyIndex, PartyStatus], seconds: float) -> RoundFailed:
+    """The error for a round in which nothing moved for `seconds`, blaming who is away or else who is behind."""
+    if away := names(silent):
+        return RoundFailed(PARTY_UNREACHABLE, away, f"did not answer for {seconds:g} s")
+    slowest = least_advanced(s.state for s in latest.values())
+    behind = [p for p, status in latest.items() if status.state is slowest]
+    return RoundFailed(NO_PROGRESS, names(behind), f"stayed {slowest} for {seconds:g} s")
+
+
+def names(parties: Iterable[PartyIndex]) -> str:
+    """As in a blame."""
+    return ",".join(party_name(p) for p in sorted(parties))

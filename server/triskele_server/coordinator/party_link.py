@@ -1,0 +1,146 @@
+"""The coordinator's side of PartyControl: values of `rounds` in, values out; protobuf stops here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+
+import grpc
+
+from triskele.errors import PartyFault, Unavailable, from_rpc_error
+from triskele.ids import ParticipantId, PartyIndex, RoundNumber, Slot
+from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.manifest import ManifestDigest
+from triskele.task import TaskSpec
+from triskele_proto.v1 import control_pb2, control_pb2_grpc
+from triskele_server.coordinator.result_files import Piece
+from triskele_server.coordinator.rounds import MAX_REASON, Blame, Outcome, PartyStatus, Refusal, RoundId, Submission
+from triskele_server.round_state import RoundState
+
+STATUS_SECONDS = 5.0  # deadline of a status call; a party that hangs must not hold up the other two for long
+RENEW_SECONDS = 2.0  # a channel that does not work is built anew, but not more often than this
+
+
+class PartyLink:
+    """One party as a task's runner sees it. Calls raise the typed errors of triskele.errors, Unavailable to try again.
+
+    A channel that gives Unavailable is built anew after `renew_seconds`: then gRPC's back-off, which grows to minutes,
+    begins anew too, and the certificates are read again. So a link serves one caller at a time.
+    """
+
+    def __init__(
+        self,
+        index: PartyIndex,
+        connect: Callable[[], grpc.aio.Channel],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        renew_seconds: float = RENEW_SECONDS,
+    ) -> None:
+        self.index = index
+        self._connect = connect
+        self._limits = limits
+        self._renew_seconds = renew_seconds
+        self._channel: grpc.aio.Channel | None = None
+        self._connected_at = 0.0  # of the monotonic clock
+
+    async def open_round(self, spec: TaskSpec, number: RoundNumber) -> PartyStatus:
+        """Open a round; the same answer when repeated. A refusal is the party's own policy."""
+        request = control_pb2.OpenRoundRequest(task=spec.canonical(), round=number)
+        return await self._call(lambda s: s.OpenRound(request, timeout=self._limits.rpc_seconds))
+
+    async def status(self, id_: RoundId) -> PartyStatus:
+        """Where the round stands at this party."""
+        return await self._call(lambda s: s.RoundStatus(_round_request(id_), timeout=STATUS_SECONDS))
+
+    async def seal(self, id_: RoundId, submissions: Sequence[Submission]) -> PartyStatus:
+        """Fix the input set; the same answer when repeated."""
+        request = control_pb2.SealRoundRequest(
+            task_digest=id_.task,
+            round=id_.number,
+            submissions=[
+                control_pb2.Submission(slot=s.slot, participant=s.participant, manifest_digest=s.manifest)
+                for s in submissions
+            ],
+        )
+        return await self._call(lambda s: s.SealRound(request, timeout=self._limits.rpc_seconds))
+
+    async def run(self, id_: RoundId) -> PartyStatus:
+        """Start the computation; the same answer when repeated."""
+        return await self._call(lambda s: s.RunRound(_round_request(id_), timeout=self._limits.rpc_seconds))
+
+    async def end(self, id_: RoundId, state: RoundState) -> PartyStatus:
+        """Tell that the round is over, so that the party deletes its shares."""
+        request = control_pb2.EndRoundRequest(task_digest=id_.task, round=id_.number, state=state)
+        return await self._call(lambda s: s.EndRound(request, timeout=self._limits.rpc_seconds))
+
+    async def output(self, id_: RoundId) -> AsyncGenerator[Piece]:
+        """The words of the aggregate, as the party streams them: unchecked."""
+        async with self._typed_errors():
+            call = self._stub().FetchOutput(_round_request(id_), timeout=self._limits.upload_seconds)
+            async for message in call:
+                yield Piece(message.chunk.offset, message.chunk.data)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close(None)
+
+    def _stub(self) -> control_pb2_grpc.PartyControlStub:
+        if self._channel is None:
+            self._channel = self._connect()
+            self._connected_at = time.monotonic()
+        return control_pb2_grpc.PartyControlStub(self._channel)
+
+    async def _call(
+        self, call: Callable[[control_pb2_grpc.PartyControlStub], Awaitable[control_pb2.RoundStatusReply]]
+    ) -> PartyStatus:
+        async with self._typed_errors():
+            return _status(await call(self._stub()))
+
+    @contextlib.asynccontextmanager
+    async def _typed_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            typed = from_rpc_error(error, f"party {self.index}")
+            if isinstance(typed, Unavailable) and time.monotonic() > self._connected_at + self._renew_seconds:
+                await self.close()
+            raise typed from None
+        except PartyFault as error:
+            raise PartyFault(f"party {self.index}: {error}", self.index) from None
+
+
+def _round_request(id_: RoundId) -> control_pb2.RoundRequest:
+    return control_pb2.RoundRequest(task_digest=id_.task, round=id_.number)
+
+
+def _status(reply: control_pb2.RoundStatusReply) -> PartyStatus:
+    try:
+        state = RoundState(reply.state)
+    except ValueError:
+        raise PartyFault(f"reported a round state that does not exist: {reply.state[:20]!r}") from None
+    return PartyStatus(
+        state,
+        tuple(
+            Submission(Slot(s.slot), ParticipantId(s.participant), ManifestDigest(s.manifest_digest))
+            for s in reply.complete
+        ),
+        Blame(reply.blame.reason, reply.blame.who, reply.blame.detail) if reply.HasField("blame") else None,
+        _outcome(reply.outcome) if reply.HasField("outcome") else None,
+    )
+
+
+def _outcome(message: control_pb2.RoundOutcome) -> Outcome:
+    return Outcome(
+        output_digest=message.output_digest,
+        weight_total=message.weight_total,
+        coefficient_bits=message.coefficient_bits,
+        # Sorted, because only what these two hold must agree; the order of the openings is part of the ledger.
+        refused=tuple(
+            sorted(Refusal(Slot(r.slot), ParticipantId(r.participant), r.reason[:MAX_REASON]) for r in message.refused)
+        ),
+        accepted=tuple(sorted(Slot(s) for s in message.accepted_slots)),
+        openings=tuple(message.openings),
+    )

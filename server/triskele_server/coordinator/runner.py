@@ -1,0 +1,243 @@
+"""Drives the rounds of one task at the three parties: `TaskRunner.run` is DESIGN section 5 as the coordinator sees it.
+
+The store is written before the parties are told, so a coordinator that was killed at any moment goes on from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
+from triskele.ids import PARTIES, PartyIndex, RoundNumber
+from triskele.sharing import WORD_BYTES
+from triskele.task import TaskSpec
+from triskele_server import metrics
+from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.outcome import agreed
+from triskele_server.coordinator.parties import (
+    Pace,
+    Parties,
+    Waiting,
+    check_open,
+    names,
+    outcomes_of,
+    silent_parties,
+    stall,
+    statuses,
+)
+from triskele_server.coordinator.party_link import PartyLink
+from triskele_server.coordinator.result_files import ResultFiles
+from triskele_server.coordinator.rounds import Blame, Outcome, PartyStatus, RoundId, RoundRecord, Terms
+from triskele_server.coordinator.schedule import Expire, GiveUp, KeepOpen, Seal, decide, decide_without, tally
+from triskele_server.coordinator.store import Store
+from triskele_server.round_state import RoundEvent, RoundState, least_advanced, progress
+
+OUTPUT_NOT_SERVED = "output_not_served"  # no party hands out the words whose digest all three named
+
+_log = structlog.get_logger(__name__)
+
+
+class TaskRunner:
+    """The rounds of one task, one after the other. `clock` gives Unix seconds; `parties` are for this runner only."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        terms: Terms,
+        *,
+        store: Store,
+        files: ResultFiles,
+        parties: Parties,
+        changes: RoundChanges,
+        clock: Callable[[], float] = time.time,
+        pace: Pace | None = None,
+    ) -> None:
+        self._spec = spec
+        self._terms = terms
+        self._store = store
+        self._files = files
+        self._parties = parties
+        self._changes = changes
+        self._clock = clock
+        self._pace = pace or Pace()
+        self._log = _log.bind(task=spec.name)
+
+    async def run(self, rounds: int) -> None:
+        """Run rounds until number `rounds` has ended, from wherever the store left off."""
+        await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
+        while (id_ := self._next(rounds)) is not None:
+            try:
+                await self._open(id_)  # 5.1; participants upload (5.2)
+                if await self._collect(id_):  # 5.3: the input set is fixed
+                    outcomes = await self._compute(id_)  # 5.4 to 5.9 happen at the parties
+                    await self._release(id_, outcomes)  # 5.10
+            except RoundFailed as failure:
+                self._store.end(id_, RoundEvent.FAIL, Blame(failure.reason, failure.who, failure.detail))
+                self._entered(id_, RoundState.FAILED)
+            await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
+            if self._store.round(id_).state is RoundState.FAILED:
+                await asyncio.sleep(self._pace.pause_seconds)
+
+    def _next(self, rounds: int) -> RoundId | None:
+        last = self._store.last_round(self._spec.digest)
+        if last is not None and not last.ended:
+            return last.id
+        number = 1 if last is None else last.id.number + 1
+        return RoundId(self._spec.digest, RoundNumber(number)) if number <= rounds else None
+
+    async def _open(self, id_: RoundId) -> None:
+        """Open the round at all parties, however long one of them is away, then to participants."""
+        last = self._store.last_round(self._spec.digest)
+        stored = last if last is not None and last.id == id_ else None
+        if stored is not None and stored.state is not RoundState.OPEN:
+            return
+        missing, waiting = set(PARTIES), Waiting(self._pace)
+        try:
+            while missing:
+                answers = await self._parties.ask(lambda p: p.open_round(self._spec, id_.number), missing)
+                statuses(answers)
+                if missing := silent_parties(answers):
+                    await waiting.sleep()
+        except RoundFailed:
+            if stored is None:  # a refused round is used up like any other that fails
+                self._store.open_round(id_, self._terms, self._clock())
+            raise
+        if stored is None:
+            self._store.open_round(id_, self._terms, self._clock())
+            self._entered(id_, RoundState.OPEN)
+
+    async def _collect(self, id_: RoundId) -> bool:
+        """Wait for uploads; returns whether the round was sealed (True) or has expired."""
+        if self._store.round(id_).state is not RoundState.OPEN:
+            return True  # sealed before a restart; an ended round does not come here
+        waiting = Waiting(self._pace)
+        while True:
+            answers = await self._parties.ask(lambda p: self._open_status(p, id_))
+            heard = statuses(answers)
+            check_open(heard)
+            # From here to the decision's entry in the store nothing else runs: no admission falls in between.
+            record, now = self._store.round(id_), self._clock()
+            uploaded = record.uploaded
+            if silent := silent_parties(answers):
+                decision = decide_without(record, silent, now, self._pace.stall_seconds)
+            else:
+                counted = tally(record.enrolled, [heard[p].complete for p in PARTIES])
+                uploaded = len(counted.ready)
+                decision = decide(record, counted, now)
+            match decision:
+                case KeepOpen(quorum_since, until):
+                    if self._store.note_uploads(id_, uploaded, quorum_since):
+                        self._changes.announce(id_)
+                        waiting.moved()
+                    await waiting.sleep(until - now)
+                case Seal(fixed):
+                    self._store.seal(id_, fixed.ready, fixed.refused)
+                    self._entered(id_, RoundState.SEALED)
+                    return True
+                case Expire(blame, left):
+                    self._store.end(id_, RoundEvent.EXPIRE, blame, left.refused)
+                    self._entered(id_, RoundState.EXPIRED)
+                    return False
+                case GiveUp(blame):
+                    raise RoundFailed(blame.reason, blame.who, blame.detail)
+
+    async def _open_status(self, party: PartyLink, id_: RoundId) -> PartyStatus:
+        try:
+            return await party.status(id_)
+        except NotFound:  # the party lost the round; what it held must be uploaded again
+            return await party.open_round(self._spec, id_.number)
+
+    async def _compute(self, id_: RoundId) -> list[Outcome]:
+        """Seal and run at all parties and follow them to COMBINED; returns the outcomes of parties 0, 1, 2."""
+        sealed = self._store.round(id_).sealed
+        latest: dict[PartyIndex, PartyStatus] = {}
+        started: set[PartyIndex] = set()
+        waiting = Waiting(self._pace)
+
+        async def drive(party: PartyLink) -> PartyStatus:
+            status = await party.status(id_)
+            if status.state is RoundState.OPEN:
+                return await party.seal(id_, sealed)
+            all_sealed = len(latest) == len(PARTIES) and all(s.state is not RoundState.OPEN for s in latest.values())
+            if status.state is RoundState.SEALED and all_sealed and party.index not in started:
+                status = await party.run(id_)
+                started.add(party.index)
+            return status
+
+        while True:
+            answers = await self._parties.ask(drive)
+            heard = statuses(answers)
+            silent = silent_parties(answers)
+            started -= silent  # it may have been restarted: if it is still SEALED then, it is told to run again
+            if any(p not in latest or latest[p].state is not status.state for p, status in heard.items()):
+                waiting.moved()
+            latest |= heard
+            if len(latest) == len(PARTIES):
+                slowest = min(least_advanced(s.state for s in latest.values()), RoundState.COMBINED, key=progress)
+                for state in self._store.follow(id_, slowest):
+                    self._entered(id_, state)
+                if slowest is RoundState.COMBINED:
+                    return outcomes_of(latest)
+            if waiting.stalled:
+                raise stall(silent, latest, self._pace.stall_seconds)
+            await waiting.sleep()
+
+    async def _release(self, id_: RoundId, outcomes: Sequence[Outcome]) -> None:
+        """Compare the outcomes, store the words from the first party that has the right ones, release."""
+        outcome = agreed(outcomes, self._store.round(id_).sealed)
+        length = self._spec.dimension * WORD_BYTES
+        waiting = Waiting(self._pace)
+        while True:
+            errors: dict[PartyIndex, TriskeleError] = {}
+            for party in self._parties.links:
+                try:
+                    words = party.output(id_)
+                    file = await self._files.receive(id_, words, length=length, digest=outcome.output_digest)
+                except TriskeleError as error:
+                    errors[party.index] = error
+                    self._log.warning("output_refused", round=id_.number, party=party.index, error=str(error))
+                    continue
+                self._store.release(id_, outcome, file)
+                self._entered(id_, RoundState.RELEASED)
+                return
+            if waiting.stalled or not any(isinstance(error, Unavailable) for error in errors.values()):
+                raise RoundFailed(OUTPUT_NOT_SERVED, names(errors), "; ".join(map(str, errors.values())))
+            await waiting.sleep()
+
+    def _entered(self, id_: RoundId, state: RoundState) -> None:
+        """Tell the metrics, the log and the watchers."""
+        metrics.ROUND_STATES.labels(state).inc()
+        record = self._store.round(id_)
+        why = {} if record.blame is None else {"reason": record.blame.reason, "who": record.blame.who}
+        self._log.info(
+            "round_state",
+            round=id_.number,
+            state=state,
+            enrolled=len(record.enrolled),
+            sealed=len(record.sealed),
+            **why,
+        )
+        self._changes.announce(id_)
+
+
+async def close_ended_rounds(spec: TaskSpec, store: Store, parties: Parties, pace: Pace) -> None:
+    """Tell all three parties of every ended round of a task, so that they delete its shares; as long as it takes."""
+    for record in store.unclosed(spec.digest):
+        await _close(record, parties, Waiting(pace))
+        store.mark_closed(record.id)
+
+
+async def _close(record: RoundRecord, parties: Parties, waiting: Waiting) -> None:
+    missing = set(PARTIES)
+    while missing:
+        answers = await parties.ask(lambda p: p.end(record.id, record.state), missing)
+        for party, answer in answers.items():
+            if isinstance(answer, TriskeleError) and not isinstance(answer, Unavailable | NotFound):
+                # The coordinator can do no more for this round: the operator is told, and the next round goes on.
+                _log.warning("round_end_refused", round=record.id.number, party=party, error=str(answer))
+        if missing := silent_parties(answers):
+            await waiting.sleep()

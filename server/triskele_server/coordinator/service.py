@@ -1,0 +1,142 @@
+"""The Coordinator service: wire to store and back. It admits, shows and hands out; it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+
+from triskele.errors import NotFound
+from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDigest
+from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.sharing import heavy_index
+from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, types_pb2
+from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.result_files import ResultFiles
+from triskele_server.coordinator.rounds import RoundId
+from triskele_server.coordinator.store import Store, StoredTask
+from triskele_server.coordinator.views import round_view
+from triskele_server.rpc.server import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_MAX_NUMBER = (1 << 63) - 1
+
+
+class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ignore[misc]  # generated without types
+    """Adapter only. Errors of triskele.errors leave through the server's interceptors as gRPC statuses.
+
+    `served` are the digests of the tasks that have a task file now; others are only read.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        files: ResultFiles,
+        changes: RoundChanges,
+        served: frozenset[TaskDigest],
+        party_addresses: Mapping[PartyIndex, str],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._changes = changes
+        self._served = served
+        self._party_addresses = [party_addresses[p] for p in PARTIES]
+        self._limits = limits
+
+    async def ListTasks(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.ListTasksRequest, context: Context
+    ) -> coordinator_pb2.ListTasksReply:
+        """The tasks that have a task file now."""
+        tasks = [task for task in self._store.tasks() if task.spec.digest in self._served]
+        return coordinator_pb2.ListTasksReply(tasks=[self._task_view(task) for task in tasks])
+
+    async def WatchRounds(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.WatchRoundsRequest, context: Context
+    ) -> AsyncIterator[coordinator_pb2.RoundView]:
+        """First every round from `from_round` on as it stands, then each one again when it has changed.
+
+        Changes that come faster than the watcher reads arrive as one. Ends when nothing can change any more.
+        """
+        task = self._task(request.task_digest)
+        digest, first = task.spec.digest, min(max(request.from_round, 1), _MAX_NUMBER)
+        seen = self._changes.version(digest)
+        pending = [record.id.number for record in self._store.rounds(digest, first)]
+        while True:
+            finished = self._finished(digest)  # if so before the views are read, they are the last ones
+            for number in pending:
+                yield round_view(self._store.round(RoundId(digest, number)), task.spec)
+            if finished:
+                return
+            await self._changes.wait(digest, seen)  # returns at once if something changed meanwhile
+            changed = self._changes.since(digest, seen)
+            seen = self._changes.version(digest)
+            pending = [number for number in changed if number >= first]
+
+    async def ListRounds(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.ListRoundsRequest, context: Context
+    ) -> coordinator_pb2.ListRoundsReply:
+        """The task's rounds in order: of a long task only the newest, as many as one message carries."""
+        task = self._task(request.task_digest)
+        views: list[coordinator_pb2.RoundView] = []
+        room = self._limits.max_message_bytes // 2
+        for record in reversed(self._store.rounds(task.spec.digest)):
+            view = round_view(record, task.spec)
+            room -= view.ByteSize()
+            if room < 0:
+                break
+            views.append(view)
+        return coordinator_pb2.ListRoundsReply(rounds=reversed(views))
+
+    async def Enrol(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.EnrolRequest, context: Context
+    ) -> coordinator_pb2.EnrolReply:
+        """Admit the caller, whom its certificate names, to an OPEN round; the same answer when repeated."""
+        id_ = self._round_id(request.task_digest, request.round)
+        slot, new = self._store.enrol(id_, ParticipantId(caller(context).name))
+        if new:
+            self._changes.announce(id_)
+        return coordinator_pb2.EnrolReply(slot=slot, heavy=heavy_index(slot), party_addresses=self._party_addresses)
+
+    async def FetchResult(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.FetchResultRequest, context: Context
+    ) -> AsyncIterator[coordinator_pb2.ResultChunk]:
+        """A header, then the words of a released round: the same bytes for ever."""
+        task = self._task(request.task_digest)
+        result = self._store.result(self._round_id(request.task_digest, request.round))
+        yield coordinator_pb2.ResultChunk(
+            header=coordinator_pb2.ResultHeader(
+                dimension=task.spec.dimension,
+                digest=result.digest,
+                weight_total=result.weight_total,
+                coefficient_bits=result.coefficient_bits,
+            )
+        )
+        async for piece in self._files.read(result.file, self._limits.chunk_bytes):
+            yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
+
+    def _task(self, digest: bytes) -> StoredTask:
+        return self._store.task(TaskDigest(digest))
+
+    def _round_id(self, digest: bytes, number: int) -> RoundId:
+        if not 1 <= number <= _MAX_NUMBER:
+            raise NotFound(f"there is no round {number}; rounds are numbered from 1")
+        return RoundId(self._task(digest).spec.digest, RoundNumber(number))
+
+    def _finished(self, digest: TaskDigest) -> bool:
+        if digest not in self._served:
+            return True
+        last = self._store.last_round(digest)
+        return last is not None and last.ended and last.id.number >= self._store.task(digest).rounds
+
+    def _task_view(self, task: StoredTask) -> coordinator_pb2.TaskView:
+        last = self._store.last_round(task.spec.digest)
+        return coordinator_pb2.TaskView(
+            name=task.spec.name,
+            task=task.spec.canonical(),
+            rounds=task.rounds,
+            current_round=0 if last is None else last.id.number,
+            finished=self._finished(task.spec.digest),
+        )

@@ -1,0 +1,295 @@
+"""The coordinator's durable state. Every method is one transaction of a few rows, so it may run on the event loop.
+
+A round's state changes here and nowhere else, always through `round_state.advance`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import create_engine, event, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from triskele.errors import ConfigurationError, NotFound, WrongState
+from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest, TaskName
+from triskele.manifest import ManifestDigest
+from triskele.task import TaskSpec
+from triskele_server.coordinator.rounds import (
+    Admission,
+    Blame,
+    Outcome,
+    Refusal,
+    RoundId,
+    RoundRecord,
+    StoredResult,
+    Submission,
+    Terms,
+)
+from triskele_server.coordinator.tables import Base, EnrolmentRow, OpeningRow, RefusalRow, ResultRow, RoundRow, TaskRow
+from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """A task and how many rounds it runs in all."""
+
+    spec: TaskSpec
+    rounds: int
+
+
+class Store:
+    """Tasks, rounds, admissions and what became of them, in any database that SQLAlchemy reaches.
+
+    Raises ConfigurationError if the database cannot be opened, NotFound for an unknown task or round, WrongState
+    for a change that the round's state does not allow.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _prepare_sqlite)
+            event.listen(self._engine, "begin", _begin_immediate)
+        try:
+            Base.metadata.create_all(self._engine)
+        except OperationalError as error:
+            raise ConfigurationError(
+                f"the coordinator's database cannot be opened ({error.orig}); check database in its configuration"
+            ) from error
+        self._sessions = sessionmaker(self._engine)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    # Tasks
+
+    def put_task(self, spec: TaskSpec, rounds: int) -> None:
+        """Remember a task, or its new number of rounds."""
+        with self._sessions.begin() as session:
+            session.merge(TaskRow(digest=spec.digest, name=spec.name, canonical=spec.canonical(), rounds=rounds))
+
+    def task(self, digest: TaskDigest) -> StoredTask:
+        """The task with this digest."""
+        with self._sessions.begin() as session:
+            row = session.get(TaskRow, digest)
+            if row is None:
+                raise NotFound("no task with this digest here; list the tasks again")
+            return StoredTask(TaskSpec.from_canonical(row.canonical), row.rounds)
+
+    def tasks(self) -> list[StoredTask]:
+        """Every task ever loaded."""
+        with self._sessions.begin() as session:
+            return [
+                StoredTask(TaskSpec.from_canonical(row.canonical), row.rounds)
+                for row in session.scalars(select(TaskRow))
+            ]
+
+    def in_progress(self) -> list[tuple[TaskName, RoundId]]:
+        """The rounds that have not ended, with their task's name."""
+        with self._sessions.begin() as session:
+            rows = session.execute(
+                select(TaskRow.name, RoundRow)
+                .join(RoundRow, RoundRow.task == TaskRow.digest)
+                .where(RoundRow.state.in_(_GOING_ON))
+            )
+            return [(TaskName(name), _id(row)) for name, row in rows]
+
+    # Rounds, read
+
+    def round(self, id_: RoundId) -> RoundRecord:
+        """The round as it stands."""
+        with self._sessions.begin() as session:
+            return _record(_round(session, id_))
+
+    def rounds(self, task: TaskDigest, first: int = 1) -> list[RoundRecord]:
+        """The task's rounds from number `first` on, in order."""
+        with self._sessions.begin() as session:
+            query = select(RoundRow).where(RoundRow.task == task, RoundRow.number >= first).order_by(RoundRow.number)
+            return [_record(row) for row in session.scalars(query)]
+
+    def last_round(self, task: TaskDigest) -> RoundRecord | None:
+        """The task's newest round."""
+        with self._sessions.begin() as session:
+            row = session.scalar(
+                select(RoundRow).where(RoundRow.task == task).order_by(RoundRow.number.desc()).limit(1)
+            )
+            return None if row is None else _record(row)
+
+    def unclosed(self, task: TaskDigest) -> list[RoundRecord]:
+        """The ended rounds of which not every party knows that they have ended."""
+        with self._sessions.begin() as session:
+            query = select(RoundRow).where(
+                RoundRow.task == task, RoundRow.closed.is_(False), RoundRow.state.not_in(_GOING_ON)
+            )
+            return [_record(row) for row in session.scalars(query.order_by(RoundRow.number))]
+
+    def result(self, id_: RoundId) -> StoredResult:
+        """Where the words of a released round lie; raises WrongState in any other state."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            if row.result is None:
+                raise WrongState(f"round {id_.number} is {row.state}; only a released round has a result")
+            found = row.result
+            return StoredResult(found.digest, found.weight_total, found.coefficient_bits, found.file)
+
+    # Rounds, changed
+
+    def open_round(self, id_: RoundId, terms: Terms, now: float) -> RoundRecord:
+        """Begin the round."""
+        with self._sessions.begin() as session:
+            row = RoundRow(
+                task=id_.task,
+                number=id_.number,
+                state=RoundState.OPEN,
+                quorum=terms.quorum,
+                deadline_seconds=terms.deadline_seconds,
+                grace_seconds=terms.grace_seconds,
+                min_accepted=terms.min_accepted,
+                max_participants=terms.max_participants,
+                opened_at=now,
+            )
+            session.add(row)
+            session.flush()
+            return _record(row)
+
+    def enrol(self, id_: RoundId, participant: ParticipantId) -> Admission:
+        """Admit `participant` to the OPEN round: slots go by the order of admission, the same one when repeated."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            if row.state != RoundState.OPEN:
+                raise WrongState(f"round {id_.number} is {row.state}, no longer OPEN; enrol in the next one")
+            for enrolment in row.enrolments:
+                if enrolment.participant == participant:
+                    return Admission(Slot(enrolment.slot), new=False)
+            slot = len(row.enrolments)
+            if slot >= row.max_participants:
+                raise WrongState(
+                    f"round {id_.number} is full: {slot} participants are enrolled, the task's maximum; "
+                    "enrol in the next one"
+                )
+            row.enrolments.append(EnrolmentRow(task=id_.task, round=id_.number, participant=participant, slot=slot))
+            return Admission(Slot(slot), new=True)
+
+    def note_uploads(self, id_: RoundId, uploaded: int, quorum_since: float | None) -> bool:
+        """Note how many submissions are complete at all parties; returns whether that is news."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            news = (row.uploaded, row.quorum_since) != (uploaded, quorum_since)
+            row.uploaded, row.quorum_since = uploaded, quorum_since
+            return news
+
+    def seal(self, id_: RoundId, sealed: Sequence[Submission], refused: Sequence[Refusal]) -> None:
+        """OPEN to SEALED with this input set. From here on the set never changes."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            row.state = advance(RoundState(row.state), RoundEvent.SEAL)
+            row.uploaded = len(sealed)
+            manifests = {s.participant: s.manifest for s in sealed}
+            for enrolment in row.enrolments:
+                enrolment.manifest = manifests.get(ParticipantId(enrolment.participant))
+            _add_refusals(row, refused)
+
+    def follow(self, id_: RoundId, target: RoundState) -> list[RoundState]:
+        """Carry the round on to `target`, step by step; returns the states that it entered."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            entered: list[RoundState] = []
+            for step in steps(RoundState(row.state), target):
+                entered.append(advance(RoundState(row.state), step))
+                row.state = entered[-1]
+            return entered
+
+    def release(self, id_: RoundId, outcome: Outcome, file: str) -> None:
+        """COMBINED to RELEASED: the words are in `file`."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            row.state = advance(RoundState(row.state), RoundEvent.RELEASE)
+            _add_refusals(row, outcome.refused)
+            for enrolment in row.enrolments:
+                enrolment.accepted = enrolment.slot in outcome.accepted
+            row.openings = [
+                OpeningRow(task=id_.task, round=id_.number, position=i, opening=text)
+                for i, text in enumerate(outcome.openings)
+            ]
+            row.result = ResultRow(
+                task=id_.task,
+                round=id_.number,
+                digest=outcome.output_digest,
+                weight_total=outcome.weight_total,
+                coefficient_bits=outcome.coefficient_bits,
+                file=file,
+            )
+
+    def end(self, id_: RoundId, what: RoundEvent, blame: Blame, refused: Sequence[Refusal] = ()) -> None:
+        """End the round without a result: `what` is FAIL or EXPIRE."""
+        with self._sessions.begin() as session:
+            row = _round(session, id_)
+            row.state = advance(RoundState(row.state), what)
+            row.blame_reason, row.blame_who, row.blame_detail = blame.reason, blame.who, blame.detail
+            _add_refusals(row, refused)
+
+    def mark_closed(self, id_: RoundId) -> None:
+        """All three parties know that the round has ended."""
+        with self._sessions.begin() as session:
+            _round(session, id_).closed = True
+
+
+_GOING_ON = [s.value for s in RoundState if not has_ended(s)]
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_immediate, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a read that turns into a write can then never be refused
+
+
+def _round(session: Session, id_: RoundId) -> RoundRow:
+    row = session.get(RoundRow, (id_.task, id_.number))
+    if row is None:
+        raise NotFound(f"the task has no round {id_.number} yet; watch its rounds or list them")
+    return row
+
+
+def _id(row: RoundRow) -> RoundId:
+    return RoundId(TaskDigest(row.task), RoundNumber(row.number))
+
+
+def _add_refusals(row: RoundRow, refused: Sequence[Refusal]) -> None:
+    known = {r.participant for r in row.refusals}
+    row.refusals += [
+        RefusalRow(task=row.task, round=row.number, participant=r.participant, slot=r.slot, reason=r.reason)
+        for r in refused
+        if r.participant not in known
+    ]
+
+
+def _record(row: RoundRow) -> RoundRecord:
+    sealed = [
+        Submission(Slot(e.slot), ParticipantId(e.participant), ManifestDigest(e.manifest))
+        for e in row.enrolments
+        if e.manifest is not None
+    ]
+    blame = row.blame_reason and Blame(row.blame_reason, row.blame_who or "", row.blame_detail or "")
+    return RoundRecord(
+        id=_id(row),
+        state=RoundState(row.state),
+        terms=Terms(row.quorum, row.deadline_seconds, row.grace_seconds, row.min_accepted, row.max_participants),
+        opened_at=row.opened_at,
+        quorum_since=row.quorum_since,
+        uploaded=row.uploaded,
+        closed=row.closed,
+        enrolled={ParticipantId(e.participant): Slot(e.slot) for e in row.enrolments},
+        sealed=tuple(sealed),
+        refused=tuple(Refusal(Slot(r.slot), ParticipantId(r.participant), r.reason) for r in row.refusals),
+        accepted=tuple(Slot(e.slot) for e in row.enrolments if e.accepted),
+        openings=tuple(o.opening for o in row.openings),
+        blame=blame or None,
+    )

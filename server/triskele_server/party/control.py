@@ -1,0 +1,240 @@
+"""The rounds of one party, from OPEN to their end: what the coordinator may ask, and what the party then does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from triskele.errors import Conflict, InvalidTask, PartyFault, RoundFailed, WrongState
+from triskele.ids import RoundNumber, ShareIndex, held_shares
+from triskele.limits import DEFAULT_LIMITS
+from triskele.task import TaskSpec
+from triskele_server import metrics
+from triskele_server.config import PartyConfig
+from triskele_server.logs import describe
+from triskele_server.party.intake import Intake
+from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
+from triskele_server.party.policy import check_task
+from triskele_server.party.records import Blame, RoundRecord, Submission, Upload
+from triskele_server.party.share_files import RoundKey, ShareFiles, size_of
+from triskele_server.party.store import PartyStore
+from triskele_server.round_state import RoundEvent, RoundState, has_ended
+
+PARTY_RESTARTED = "party_restarted"
+SHARES_LOST = "shares_lost"
+PARTY_FAULT = "party_fault"
+INTERNAL_ERROR = "internal_error"
+ENDED_BY_COORDINATOR = "ended_by_coordinator"
+
+_ENDINGS = {
+    RoundState.RELEASED: RoundEvent.RELEASE,
+    RoundState.FAILED: RoundEvent.FAIL,
+    RoundState.EXPIRED: RoundEvent.EXPIRE,
+}
+_BEFORE_COMPUTATION = (RoundState.OPEN, RoundState.SEALED)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundStatus:
+    """What a party says of a round."""
+
+    state: RoundState
+    complete: tuple[Submission, ...]
+    blame: Blame | None
+    outcome: RoundOutcome | None
+    participants: dict[int, str]  # of the complete uploads, by slot
+
+
+class RoundControl:
+    """Opens, seals, runs and ends rounds. Its methods run on the event loop; disk work runs in threads."""
+
+    def __init__(
+        self, store: PartyStore, files: ShareFiles, intake: Intake, runner: RoundRunner, config: PartyConfig
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._intake = intake
+        self._runner = runner
+        self._config = config
+        self._who = f"party:{config.index}"
+        self._running: dict[RoundKey, asyncio.Task[None]] = {}
+        self._phases: dict[RoundKey, RoundState] = {}  # of running rounds; an attempt does not outlive the process
+
+    async def recover(self) -> None:
+        """Make the store tell the truth after a restart. Call it once, before anything is served."""
+        await asyncio.to_thread(self._recover)
+
+    async def open(self, canonical: bytes, number: RoundNumber) -> RoundStatus:
+        """Open a round of a task that this party's policy allows; idempotent. Raises InvalidTask or Forbidden."""
+        spec = TaskSpec.from_canonical(canonical)
+        await asyncio.to_thread(check_task, spec, self._config.policy)
+        key = RoundKey(spec.digest, number)
+        await asyncio.to_thread(self._store.open_round, key, canonical)
+        return await self.status(key)
+
+    async def status(self, key: RoundKey) -> RoundStatus:
+        """Where the round stands; raises NotFound."""
+        record = await asyncio.to_thread(self._store.round, key)
+        uploads = [u for u in await asyncio.to_thread(self._store.uploads, key) if u.complete]
+        state = record.state
+        if state is RoundState.SEALED:
+            state = self._phases.get(key, state)
+        return RoundStatus(
+            state,
+            tuple(u.submission for u in uploads),
+            record.blame,
+            record.outcome,
+            {u.slot: u.participant for u in uploads},
+        )
+
+    async def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundStatus:
+        """Fix the input set; idempotent. Raises WrongState below the minimum cohort or if one is missing here."""
+        if len({s.slot for s in submissions}) != len(submissions) or len({s.participant for s in submissions}) != len(
+            submissions
+        ):
+            raise InvalidTask("seal: a slot or a participant is listed twice")
+        record = await asyncio.to_thread(self._store.round, key)
+        minimum = max(TaskSpec.from_canonical(record.canonical).min_accepted, self._config.policy.min_accepted)
+        if len(submissions) < minimum:
+            raise WrongState(
+                f"{key}: {len(submissions)} submissions are below this party's minimum cohort of {minimum}"
+            )
+        await asyncio.to_thread(self._store.seal, key, submissions)
+        await asyncio.to_thread(self._intake.close_round, key)
+        return await self.status(key)
+
+    async def run(self, key: RoundKey) -> RoundStatus:
+        """Start the computation of a sealed round; while it runs or when it has, only its status is told."""
+        attempt = await asyncio.to_thread(self._store.start_attempt, key)
+        if attempt is not None:
+            job = await asyncio.to_thread(self._job, key, attempt)
+            self._running[key] = asyncio.create_task(self._compute(key, job))
+        return await self.status(key)
+
+    async def output(self, key: RoundKey) -> Path:
+        """The file of the aggregate's words; raises WrongState unless the round is COMBINED."""
+        record = await asyncio.to_thread(self._store.round, key)
+        if record.state is not RoundState.COMBINED:
+            raise WrongState(f"{key} is {record.state}: its output can be fetched while it is COMBINED")
+        return self._files.output(key)
+
+    async def end(self, key: RoundKey, state: RoundState) -> RoundStatus:
+        """End a round and delete its shares; idempotent, and what ended the round first stays. Raises WrongState."""
+        if state not in _ENDINGS:
+            raise InvalidTask(f"a round ends as {', '.join(_ENDINGS)}, not as {state}")
+        blame = None
+        if state is not RoundState.RELEASED:
+            blame = Blame(ENDED_BY_COORDINATOR, "coordinator", f"the coordinator ended the round as {state}")
+        await self._end(key, _ENDINGS[state], blame)
+        running = self._running.pop(key, None)
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running])
+        await asyncio.to_thread(self._files.delete, key)  # again: a computation may have written while it was stopped
+        return await self.status(key)
+
+    async def stop(self) -> None:
+        """Cancel what runs; its rounds are found as interrupted at the next start."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await asyncio.to_thread(self._intake.close)
+
+    async def _compute(self, key: RoundKey, job: RoundJob) -> None:
+        def on_phase(state: RoundState) -> None:
+            if state is RoundState.COMBINED:
+                return  # told when the outcome is stored and the output checked
+            self._phases[key] = state
+            metrics.ROUND_STATES.labels(state).inc()
+            _log.info("phase", round=job.round, task=key.task.hex()[:16], state=state)
+
+        with metrics.ROUNDS_RUNNING.track_inprogress():
+            try:
+                outcome = await self._runner.run(job, on_phase)
+                await asyncio.to_thread(self._check_output, job, outcome)
+                await asyncio.to_thread(self._store.combined, key, outcome)
+            except RoundFailed as error:
+                await self._end(key, RoundEvent.FAIL, Blame(error.reason, error.who, error.detail))
+            except PartyFault as error:
+                who = self._who if error.party is None else f"party:{error.party}"
+                await self._end(key, RoundEvent.FAIL, Blame(PARTY_FAULT, who, str(error)))
+            except Exception as error:  # noqa: BLE001  whatever breaks ends the round by name; its text may hold data
+                reference = secrets.token_hex(8)
+                _log.error("round_internal_error", reference=reference, **describe(error))
+                await self._end(key, RoundEvent.FAIL, Blame(INTERNAL_ERROR, self._who, f"reference {reference}"))
+            finally:
+                self._phases.pop(key, None)
+                self._running.pop(key, None)
+
+    async def _end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> None:
+        """The state first, then the streams, then the files: a crash in between is finished by `recover`."""
+        record = await asyncio.to_thread(self._store.end, key, event, blame)
+        await asyncio.to_thread(self._intake.close_round, key)
+        await asyncio.to_thread(self._files.delete, key)
+        reason = record.blame.reason if record.blame else ""
+        _log.info("round_ended", round=key.number, task=key.task.hex()[:16], state=record.state, reason=reason)
+
+    def _job(self, key: RoundKey, attempt: int) -> RoundJob:
+        record = self._store.round(key)
+        submissions = tuple(self._held(key, u) for u in self._store.uploads(key) if u.sealed)
+        return RoundJob(record.canonical, key.number, attempt, submissions, self._files.output(key))
+
+    def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
+        def share(index: ShareIndex) -> HeldShare:
+            seed = index != upload.heavy
+            return HeldShare(index, self._files.share(key, upload.slot, index, seed=seed), seed)
+
+        first, second = held_shares(self._config.index)
+        return HeldSubmission(upload.slot, upload.participant, upload.manifest_digest, (share(first), share(second)))
+
+    def _check_output(self, job: RoundJob, outcome: RoundOutcome) -> None:
+        """The output is safely on disk and is what the parties agreed on, before the round counts as COMBINED."""
+        expected = TaskSpec.from_canonical(job.task).dimension * 8
+        digest = hashlib.sha256()
+        with job.output.open("rb") as file:
+            while block := file.read(DEFAULT_LIMITS.max_chunk_bytes):
+                digest.update(block)
+            os.fchmod(file.fileno(), 0o600)
+            os.fsync(file.fileno())
+        if size_of(job.output) != expected or digest.digest() != outcome.output_digest:
+            raise Conflict("the output file is not the one that the computation announced")
+
+    def _recover(self) -> None:
+        alive = []
+        for record in self._store.rounds():
+            if not has_ended(record.state):
+                blame = self._loss(record)
+                if blame is None:
+                    alive.append(record.key)
+                else:
+                    self._store.end(record.key, RoundEvent.FAIL, blame)
+                    _log.warning("round_ended", round=record.key.number, state=RoundState.FAILED, reason=blame.reason)
+        self._files.delete_all_but(alive)
+
+    def _loss(self, record: RoundRecord) -> Blame | None:
+        """What the restart cost this round; incomplete and damaged uploads of an open one are put right."""
+        if record.state is RoundState.COMBINED:
+            return None
+        if record.state not in _BEFORE_COMPUTATION or record.attempt:
+            return Blame(PARTY_RESTARTED, self._who, "the party was restarted while it computed the round")
+        for upload in self._store.uploads(record.key):
+            held = self._held(record.key, upload)
+            seeds_there = all(size_of(s.path) == 16 for s in held.shares if s.seed)
+            words = next((size_of(s.path) for s in held.shares if not s.seed), 0)
+            if words >= upload.committed and (seeds_there or not upload.complete):
+                continue
+            if upload.sealed:
+                return Blame(SHARES_LOST, self._who, f"slot {upload.slot}: files of this party are missing")
+            self._store.reopen_upload(record.key, upload.participant, min(words, upload.committed))
+        return None

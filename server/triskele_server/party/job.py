@@ -1,0 +1,62 @@
+"""What the party's service hands to the worker that computes a round, and what comes back; no share bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot
+from triskele.manifest import ManifestDigest
+from triskele_server.round_state import RoundState
+
+
+@dataclass(frozen=True)
+class HeldShare:
+    """One share on disk: 16 bytes if `seed`, else the task's length in little-endian words."""
+
+    index: ShareIndex
+    path: Path
+    seed: bool
+
+
+@dataclass(frozen=True)
+class HeldSubmission:
+    """What this party holds of one submission."""
+
+    slot: Slot
+    participant: ParticipantId
+    manifest_digest: ManifestDigest
+    shares: tuple[HeldShare, HeldShare]  # in the order of triskele.ids.held_shares(party)
+
+
+@dataclass(frozen=True)
+class RoundJob:
+    """One attempt at a sealed round."""
+
+    task: bytes  # canonical
+    round: RoundNumber
+    attempt: int
+    submissions: tuple[HeldSubmission, ...]  # by slot
+    output: Path  # where the worker writes the aggregate's words
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What the computation gave, equal at all parties."""
+
+    output_digest: bytes  # SHA-256 of the output file
+    weight_total: int
+    coefficient_bits: int
+    refused: tuple[tuple[Slot, str], ...]
+    accepted: tuple[Slot, ...] | None  # None: the task hides its decisions
+    openings: tuple[str, ...]
+
+
+class RoundRunner(Protocol):
+    """Whoever runs the computation of a round: the worker process, or a test's stand-in."""
+
+    async def run(self, job: RoundJob, on_phase: Callable[[RoundState], None]) -> RoundOutcome:
+        """Run to the end, telling each phase reached; raises RoundFailed or PartyFault."""
+        ...

@@ -1,0 +1,33 @@
+"""A party's own policy: what it lets a coordinator ask of it. The coordinator is trusted for liveness only."""
+
+from __future__ import annotations
+
+from triskele.errors import Forbidden
+from triskele.task import TaskSpec
+from triskele_server.config import PolicyTable
+
+
+def check_task(spec: TaskSpec, policy: PolicyTable) -> None:
+    """Raise Forbidden if the task is outside this party's policy, InvalidTask if no party could run it."""
+    from triskele_server.rules import check_task as check_rule  # noqa: PLC0415  loads the rules' code, not for `--help`
+
+    if spec.min_accepted < policy.min_accepted:
+        raise _refused(spec, "min_accepted", f"{spec.min_accepted} is below this party's {policy.min_accepted}")
+    if spec.rule not in policy.rules:
+        raise _refused(spec, "rules", f"{spec.rule!r} is not among this party's {', '.join(policy.rules)}")
+    if spec.decisions not in policy.decisions:
+        raise _refused(spec, "decisions", f"{spec.decisions!r} is not among this party's {', '.join(policy.decisions)}")
+    if spec.dimension > policy.max_dimension:
+        raise _refused(spec, "max_dimension", f"{spec.dimension} is above this party's {policy.max_dimension}")
+    if spec.max_participants > policy.max_participants:
+        raise _refused(
+            spec, "max_participants", f"{spec.max_participants} is above this party's {policy.max_participants}"
+        )
+    check_rule(spec)
+
+
+def _refused(spec: TaskSpec, key: str, detail: str) -> Forbidden:
+    return Forbidden(
+        f"task {spec.name!r} is outside this party's policy, {key}: {detail}; "
+        "change the task, or ask the party's operator to change [policy]"
+    )

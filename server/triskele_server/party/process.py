@@ -1,0 +1,95 @@
+"""The party as a process: store, worker, servers, and their orderly start and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from cryptography import x509
+
+from triskele.errors import ConfigurationError
+from triskele_proto.v1 import control_pb2_grpc, party_pb2_grpc
+from triskele_server import logs
+from triskele_server.config import PartyConfig
+from triskele_server.party.control import RoundControl
+from triskele_server.party.intake import Intake
+from triskele_server.party.job import RoundRunner
+from triskele_server.party.service import PartyControlService, PartyService
+from triskele_server.party.share_files import ShareFiles
+from triskele_server.party.store import PartyStore
+from triskele_server.rpc.health import start_probes
+from triskele_server.rpc.server import bind, build_server, stop_server, until_stop_signal
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class BoundPorts:
+    """Where a party listens, after ports 0 were given real numbers."""
+
+    listen: int
+    health: int | None
+    metrics: int | None
+
+
+@asynccontextmanager
+async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[BoundPorts]:
+    """A party that serves participants and its coordinator until the block ends; the caller owns the runner."""
+    probes = await start_probes(
+        host=config.probes.host, health_port=config.probes.health_port, metrics_port=config.probes.metrics_port
+    )
+    try:
+        store = await asyncio.to_thread(PartyStore, config.data)
+        try:
+            files = ShareFiles(config.data)
+            intake = Intake(store, files, party=config.index, authority=_authority(config))
+            control = RoundControl(store, files, intake, runner, config)
+            await control.recover()
+            server = build_server(config.tls.files, config.federation)
+            party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake), server)
+            control_pb2_grpc.add_PartyControlServicer_to_server(
+                PartyControlService(control, config.coordinator), server
+            )
+            port = bind(server, config.listen, config.tls.files)
+            await server.start()
+            try:
+                await probes.ready()
+                _log.info("serving", port=port, health=probes.health_port, metrics=probes.metrics_port)
+                yield BoundPorts(port, probes.health_port, probes.metrics_port)
+            finally:
+                await probes.not_ready()
+                await stop_server(server)
+                await control.stop()
+        finally:
+            await asyncio.to_thread(store.close)
+    finally:
+        await probes.stop()
+
+
+async def serve(config: PartyConfig) -> None:
+    """Run a party until SIGTERM or SIGINT. Raises ConfigurationError if it cannot start."""
+    from triskele_server.party.worker import MpcWorker  # noqa: PLC0415  tests of the party's service need no worker
+
+    logs.configure(f"party-{config.index}")
+    stop = asyncio.create_task(until_stop_signal())  # from now on: a signal during the start ends it in order
+    config.tls.files.server_credentials()  # a file that cannot be read is told before a process is spawned
+    worker = MpcWorker(config)
+    try:
+        await worker.start()
+        async with running(config, worker):
+            await stop
+            _log.info("stopping")
+    finally:
+        stop.cancel()
+        await worker.stop()
+
+
+def _authority(config: PartyConfig) -> x509.Certificate:
+    path = config.tls.authority
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"tls.authority: {path} cannot be used as a certificate") from error

@@ -1,0 +1,183 @@
+"""gRPC on the outside, `Intake` and `RoundControl` on the inside: this adapter turns messages into values and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
+from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
+from triskele.limits import DEFAULT_LIMITS
+from triskele.manifest import ManifestDigest
+from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
+from triskele_server.party.control import RoundControl, RoundStatus
+from triskele_server.party.intake import Intake, ReceivedShare
+from triskele_server.party.job import RoundOutcome
+from triskele_server.party.records import Submission
+from triskele_server.party.share_files import RoundKey
+from triskele_server.party.upload import Progress, UploadSession
+from triskele_server.round_state import RoundState
+from triskele_server.rpc.interceptors import Context, caller
+
+_STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
+
+
+class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # generated without types
+    """The intake of shares, called by participants."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def UploadStatus(  # noqa: N802  the proto's name
+        self, request: party_pb2.UploadStatusRequest, context: Context
+    ) -> party_pb2.UploadReply:
+        """How much of the caller's upload is committed."""
+        digest = ManifestDigest(request.manifest_digest)
+        return _reply(await asyncio.to_thread(self._intake.status, caller(context), _key(request), digest))
+
+    async def Upload(  # noqa: N802  the proto's name
+        self, requests: AsyncIterator[party_pb2.UploadRequest], context: Context
+    ) -> party_pb2.UploadReply:
+        """A header, then the heavy share's chunks."""
+        header = await _header(requests)
+        shares = [ReceivedShare(s.index, s.salt, s.seed) for s in header.shares]
+        session = await asyncio.to_thread(self._intake.begin, caller(context), header.manifest, shares)
+        try:
+            if not session.complete:
+                await _receive(requests, session)
+            return _reply(await asyncio.to_thread(session.finish))
+        finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
+            await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+
+
+class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignore[misc]  # generated without types
+    """What the coordinator asks; only the one that this party's configuration names."""
+
+    def __init__(self, control: RoundControl, coordinator: str) -> None:
+        self._control = control
+        self._coordinator = coordinator
+
+    async def OpenRound(  # noqa: N802  the proto's name
+        self, request: control_pb2.OpenRoundRequest, context: Context
+    ) -> control_pb2.RoundStatusReply:
+        """Open a round of a task that the policy allows."""
+        self._check_coordinator(context)
+        return _status(await self._control.open(request.task, RoundNumber(request.round)))
+
+    async def RoundStatus(  # noqa: N802  the proto's name
+        self, request: control_pb2.RoundRequest, context: Context
+    ) -> control_pb2.RoundStatusReply:
+        """Where a round stands."""
+        self._check_coordinator(context)
+        return _status(await self._control.status(_key(request)))
+
+    async def SealRound(  # noqa: N802  the proto's name
+        self, request: control_pb2.SealRoundRequest, context: Context
+    ) -> control_pb2.RoundStatusReply:
+        """Fix the input set."""
+        self._check_coordinator(context)
+        submissions = [
+            Submission(Slot(s.slot), ParticipantId(s.participant), ManifestDigest(s.manifest_digest))
+            for s in request.submissions
+        ]
+        return _status(await self._control.seal(_key(request), submissions))
+
+    async def RunRound(  # noqa: N802  the proto's name
+        self, request: control_pb2.RoundRequest, context: Context
+    ) -> control_pb2.RoundStatusReply:
+        """Start the computation."""
+        self._check_coordinator(context)
+        return _status(await self._control.run(_key(request)))
+
+    async def FetchOutput(  # noqa: N802  the proto's name
+        self, request: control_pb2.RoundRequest, context: Context
+    ) -> AsyncIterator[control_pb2.OutputChunk]:
+        """The aggregate's words, in chunks from the start."""
+        self._check_coordinator(context)
+        path = await self._control.output(_key(request))
+        offset = 0
+        while data := await asyncio.to_thread(_read, path, offset):
+            yield control_pb2.OutputChunk(chunk=types_pb2.Chunk(offset=offset, data=data))
+            offset += len(data)
+
+    async def EndRound(  # noqa: N802  the proto's name
+        self, request: control_pb2.EndRoundRequest, context: Context
+    ) -> control_pb2.RoundStatusReply:
+        """The round is over; the shares are deleted."""
+        self._check_coordinator(context)
+        try:
+            state = RoundState(request.state)
+        except ValueError as error:
+            raise InvalidTask("end: not the name of a round's state") from error
+        return _status(await self._control.end(_key(request), state))
+
+    def _check_coordinator(self, context: Context) -> None:
+        name = caller(context).name
+        if name != self._coordinator:
+            raise Forbidden(f"coordinator {name!r} does not drive this party, {self._coordinator!r} does")
+
+
+async def _header(requests: AsyncIterator[party_pb2.UploadRequest]) -> party_pb2.UploadHeader:
+    async for request in requests:
+        if request.WhichOneof("part") == "header":
+            return request.header
+        break
+    raise InvalidUpload("an upload begins with its header")
+
+
+async def _receive(requests: AsyncIterator[party_pb2.UploadRequest], session: UploadSession) -> None:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidUpload("after the header of an upload come chunks only")
+        chunk = request.chunk
+        await asyncio.to_thread(session.write, chunk.offset, chunk.data)
+
+
+def _key(
+    request: party_pb2.UploadStatusRequest
+    | control_pb2.RoundRequest
+    | control_pb2.SealRoundRequest
+    | control_pb2.EndRoundRequest,
+) -> RoundKey:
+    return RoundKey(TaskDigest(request.task_digest), RoundNumber(request.round))
+
+
+def _read(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(DEFAULT_LIMITS.chunk_bytes)
+
+
+def _reply(progress: Progress) -> party_pb2.UploadReply:
+    return party_pb2.UploadReply(committed=progress.committed, complete=progress.complete)
+
+
+def _status(status: RoundStatus) -> control_pb2.RoundStatusReply:
+    reply = control_pb2.RoundStatusReply(
+        state=status.state,
+        complete=[
+            control_pb2.Submission(slot=s.slot, participant=s.participant, manifest_digest=s.manifest_digest)
+            for s in status.complete
+        ],
+    )
+    if status.blame is not None:
+        blame = status.blame
+        reply.blame.CopyFrom(types_pb2.Blame(reason=blame.reason, who=blame.who, detail=blame.detail))
+    if status.outcome is not None:
+        reply.outcome.CopyFrom(_outcome(status.outcome, status.participants))
+    return reply
+
+
+def _outcome(outcome: RoundOutcome, participants: dict[int, str]) -> control_pb2.RoundOutcome:
+    return control_pb2.RoundOutcome(
+        output_digest=outcome.output_digest,
+        weight_total=outcome.weight_total,
+        coefficient_bits=outcome.coefficient_bits,
+        refused=[
+            types_pb2.RefusedSubmission(slot=slot, participant=participants.get(slot, ""), reason=reason)
+            for slot, reason in outcome.refused
+        ],
+        accepted_slots=outcome.accepted or (),
+        openings=outcome.openings,
+    )

@@ -1,0 +1,260 @@
+"""What a party knows of its rounds, in SQLite: never a share, only where each stands. Shares are in `ShareFiles`.
+
+Every method is one transaction and returns or raises before the next begins; files are synced before the row that
+speaks of them is committed, so after a crash the store never claims more than is on disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from triskele.errors import ConfigurationError, Conflict, NotFound, Unavailable, WrongState
+from triskele.ids import ParticipantId, ShareIndex
+from triskele_server import metrics
+from triskele_server.party.job import RoundOutcome
+from triskele_server.party.records import (
+    SCHEMA_VERSION,
+    Blame,
+    RoundRecord,
+    Submission,
+    Upload,
+    outcome_json,
+    round_record,
+    rounds,
+    schema,
+    upload_record,
+    uploads,
+)
+from triskele_server.party.share_files import RoundKey
+from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
+
+
+class PartyStore:
+    """The party's SQLite file. Safe for threads; a second process on the same folder is refused."""
+
+    def __init__(self, data: Path) -> None:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim = _claim(data)
+        self._lock = threading.Lock()
+        self._engine = sa.create_engine(
+            f"sqlite:///{data / 'party.db'}",
+            poolclass=StaticPool,
+            connect_args={"check_same_thread": False},
+            hide_parameters=True,
+        )
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version not in (0, SCHEMA_VERSION):
+            self.close()
+            raise ConfigurationError(f"{data}: written by another version of Triskele (schema {version})")
+        with self._transaction() as transaction:
+            schema.create_all(transaction)
+            transaction.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the file; the folder may be used by another process then. Closing again does nothing."""
+        with self._lock:
+            self._engine.dispose()
+            self._claim.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._lock:
+            if self._claim.closed:
+                raise Unavailable("this party is stopping: try again later")
+            with self._engine.begin() as connection:
+                yield connection
+
+    def open_round(self, key: RoundKey, canonical: bytes) -> RoundRecord:
+        """Open a round, or find it as it is if it was opened before."""
+        with self._transaction() as transaction:
+            found = _find_round(transaction, key)
+            if found is not None:
+                return found
+            values = {"canonical": canonical, "state": RoundState.OPEN.value, "attempt": 0}
+            transaction.execute(rounds.insert().values(task=key.task, round=key.number, **values))
+            metrics.ROUND_STATES.labels(RoundState.OPEN).inc()
+            return RoundRecord(key, canonical, RoundState.OPEN, 0, None, None)
+
+    def round(self, key: RoundKey) -> RoundRecord:
+        """The round; raises NotFound if this party never opened it."""
+        with self._transaction() as transaction:
+            return _round(transaction, key)
+
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """All rounds, also ended ones."""
+        with self._transaction() as transaction:
+            return tuple(map(round_record, transaction.execute(sa.select(rounds)).mappings()))
+
+    def upload(self, key: RoundKey, participant: ParticipantId) -> Upload | None:
+        """The participant's upload to a round, if it has begun."""
+        with self._transaction() as transaction:
+            return _find_upload(transaction, key, participant)
+
+    def uploads(self, key: RoundKey) -> tuple[Upload, ...]:
+        """All uploads to a round, by slot."""
+        with self._transaction() as transaction:
+            return _all_uploads(transaction, key)
+
+    def reserve(self, key: RoundKey, submission: Submission, heavy: ShareIndex) -> Upload:
+        """The upload of this manifest, new or resumed. Raises WrongState, or Conflict if another stands."""
+        with self._transaction() as transaction:
+            _must_be_open(transaction, key)
+            found = _find_upload(transaction, key, submission.participant)
+            if found is not None:
+                found.check_manifest(submission.manifest_digest)
+                return found
+            if any(u.slot == submission.slot for u in _all_uploads(transaction, key)):
+                raise Conflict(f"slot {submission.slot} is taken by another participant: enrol to learn your own")
+            upload = Upload(
+                submission.slot,
+                submission.participant,
+                submission.manifest_digest,
+                heavy,
+                0,
+                complete=False,
+                sealed=False,
+            )
+            transaction.execute(uploads.insert().values(task=key.task, round=key.number, **vars(upload)))
+            return upload
+
+    def commit_offset(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
+        """State that so many bytes of the heavy share are on disk; they have been synced before."""
+        with self._transaction() as transaction:
+            transaction.execute(
+                uploads.update().where(*_upload_is(key, participant), ~uploads.c.complete).values(committed=committed)
+            )
+
+    def complete(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
+        """State that both shares are on disk and match the manifest. Raises WrongState if the round has closed."""
+        with self._transaction() as transaction:
+            _must_be_open(transaction, key)
+            transaction.execute(
+                uploads.update().where(*_upload_is(key, participant)).values(committed=committed, complete=True)
+            )
+
+    def reopen_upload(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
+        """State that only so many bytes are really there: files were lost."""
+        with self._transaction() as transaction:
+            transaction.execute(
+                uploads.update().where(*_upload_is(key, participant)).values(committed=committed, complete=False)
+            )
+
+    def discard(self, key: RoundKey, participant: ParticipantId) -> None:
+        """Forget an incomplete upload; its participant may send another."""
+        with self._transaction() as transaction:
+            transaction.execute(uploads.delete().where(*_upload_is(key, participant), ~uploads.c.complete))
+
+    def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundRecord:
+        """Fix the input set; the same again is no error. Raises Conflict on another, WrongState if one is missing."""
+        with self._transaction() as transaction:
+            record = _round(transaction, key)
+            held = {u.participant: u for u in _all_uploads(transaction, key)}
+            if record.state is not RoundState.OPEN:
+                sealed = {u.submission for u in held.values() if u.sealed}
+                if sealed != set(submissions):
+                    raise Conflict(f"{key} is {record.state} with another input set: it cannot be sealed again")
+                return record
+            for submission in submissions:
+                upload = held.get(submission.participant)
+                if upload is None or not upload.complete or upload.submission != submission:
+                    raise WrongState(
+                        f"slot {submission.slot}: this party holds no such submission of {submission.participant}"
+                    )
+            for submission in submissions:
+                where = _upload_is(key, submission.participant)
+                transaction.execute(uploads.update().where(*where).values(sealed=True))
+            return _move(transaction, record, RoundEvent.SEAL)
+
+    def start_attempt(self, key: RoundKey) -> int | None:
+        """Number of the attempt that begins now, None if one began before. Raises WrongState before SEALED."""
+        with self._transaction() as transaction:
+            record = _round(transaction, key)
+            if record.state is RoundState.OPEN:
+                raise WrongState(f"{key} is OPEN: seal it before it runs")
+            if record.state is not RoundState.SEALED or record.attempt:
+                return None
+            transaction.execute(rounds.update().where(*_round_is(key)).values(attempt=1))
+            return 1
+
+    def combined(self, key: RoundKey, outcome: RoundOutcome) -> RoundRecord:
+        """Record the outcome of the computation; the output file has been synced before."""
+        with self._transaction() as transaction:
+            record = _round(transaction, key)
+            for event in steps(record.state, RoundState.COMBINED):
+                record = _move(transaction, record, event, outcome=outcome_json(outcome))
+            return record
+
+    def end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> RoundRecord:
+        """End a round; one that has ended stays as it ended. Raises WrongState if it cannot end so from its state."""
+        with self._transaction() as transaction:
+            record = _round(transaction, key)
+            if has_ended(record.state):
+                return record
+            values = None if blame is None else {"reason": blame.reason, "who": blame.who, "detail": blame.detail}
+            return _move(transaction, record, event, blame=values)
+
+
+def _claim(data: Path) -> IO[bytes]:
+    """Hold the folder for this process until the file is closed or the process ends."""
+    file = (data / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigurationError(f"{data}: another party process uses this data folder") from error
+    return file
+
+
+def _round_is(key: RoundKey) -> tuple[sa.ColumnElement[bool], ...]:
+    return rounds.c.task == key.task, rounds.c.round == key.number
+
+
+def _upload_is(key: RoundKey, participant: ParticipantId) -> tuple[sa.ColumnElement[bool], ...]:
+    return uploads.c.task == key.task, uploads.c.round == key.number, uploads.c.participant == participant
+
+
+def _find_round(transaction: sa.Connection, key: RoundKey) -> RoundRecord | None:
+    row = transaction.execute(sa.select(rounds).where(*_round_is(key))).mappings().one_or_none()
+    return None if row is None else round_record(row)
+
+
+def _round(transaction: sa.Connection, key: RoundKey) -> RoundRecord:
+    found = _find_round(transaction, key)
+    if found is None:
+        raise NotFound(f"{key} was never opened at this party")
+    return found
+
+
+def _must_be_open(transaction: sa.Connection, key: RoundKey) -> None:
+    state = _round(transaction, key).state
+    if state is not RoundState.OPEN:
+        raise WrongState(f"{key} is {state}: it takes no uploads any more")
+
+
+def _find_upload(transaction: sa.Connection, key: RoundKey, participant: ParticipantId) -> Upload | None:
+    row = transaction.execute(sa.select(uploads).where(*_upload_is(key, participant))).mappings().one_or_none()
+    return None if row is None else upload_record(row)
+
+
+def _all_uploads(transaction: sa.Connection, key: RoundKey) -> tuple[Upload, ...]:
+    query = sa.select(uploads).where(uploads.c.task == key.task, uploads.c.round == key.number)
+    return tuple(map(upload_record, transaction.execute(query.order_by(uploads.c.slot)).mappings()))
+
+
+def _move(transaction: sa.Connection, record: RoundRecord, event: RoundEvent, **values: Any) -> RoundRecord:
+    state = advance(record.state, event)
+    transaction.execute(rounds.update().where(*_round_is(record.key)).values(state=state.value, **values))
+    metrics.ROUND_STATES.labels(state).inc()
+    return _round(transaction, record.key)

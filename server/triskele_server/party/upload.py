@@ -1,0 +1,197 @@
+"""One upload on its way to disk: chunks in order, a running SHA-256, the commitment at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from triskele.errors import InvalidUpload, TriskeleError, Unavailable
+from triskele.ids import ShareIndex
+from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.sharing import WORD_BYTES, Commitment, Salt
+from triskele_server import metrics
+from triskele_server.party.records import Upload
+from triskele_server.party.share_files import RoundKey, ShareFiles
+from triskele_server.party.store import PartyStore
+
+COMMIT_EVERY_BYTES = 8 << 20  # a crash of the party costs a participant at most so much to send again
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an upload is: bytes of the heavy share that are safely on disk, and whether all of it is there."""
+
+    committed: int
+    complete: bool
+
+
+class UploadSession:
+    """One stream of one upload. Its calls may come from any thread; they run one after another.
+
+    A call after `close` raises the error that `close` was given.
+    """
+
+    def __init__(
+        self,
+        store: PartyStore,
+        files: ShareFiles,
+        *,
+        key: RoundKey,
+        upload: Upload,
+        length: int,
+        commitments: Sequence[Commitment],
+        salts: Mapping[ShareIndex, Salt],
+        seeds: Mapping[ShareIndex, bytes],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._key = key
+        self._upload = upload
+        self._limits = limits
+        self._seeds = seeds
+        self._commitment = commitments[upload.heavy]
+        self._salt = salts.get(upload.heavy)  # None: this party holds the two seeds
+        self._total = length * WORD_BYTES if self._salt is not None else 0
+        self._position = self._committed = upload.committed
+        self._complete = upload.complete
+        self._file: int | None = None
+        self._hash = hashlib.sha256(self._salt or b"")
+        self._closed: TriskeleError | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"UploadSession({self._key}, slot {self._upload.slot}, {self._position} of {self._total} bytes)"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the upload needs nothing more."""
+        return self._complete
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Step (8): take the next chunk. Raises InvalidUpload and takes nothing, or Unavailable if the disk fails."""
+        with self._lock:
+            self._check_not_closed()
+            self._check_chunk(offset, data)
+            try:
+                file = self._opened()
+                _write_all(file, data, offset)
+            except OSError as error:
+                raise Unavailable("this party cannot write to its disk just now: try again later") from error
+            self._hash.update(data)
+            self._position += len(data)
+            metrics.UPLOAD_BYTES.inc(len(data))
+            if self._position - self._committed >= COMMIT_EVERY_BYTES:
+                self._commit()
+
+    def finish(self) -> Progress:
+        """Steps (9) to (11). Raises InvalidUpload; what is truncated is kept, what does not match is thrown away."""
+        with self._lock:
+            self._check_not_closed()
+            if self._complete:
+                return Progress(self._total, complete=True)
+            if self._position != self._total:  # (9)
+                raise InvalidUpload(
+                    f"truncated: {self._position} of {self._total} bytes came; send on from offset {self._position}"
+                )
+            try:
+                self._check_commitment()  # (10)
+                self._keep()  # (11)
+            except OSError as error:
+                raise Unavailable("this party cannot write to its disk just now: try again later") from error
+            return Progress(self._total, complete=True)
+
+    def close(self, error: TriskeleError) -> None:
+        """End the stream: what came is committed, later calls raise `error`. Closing again does nothing."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = error
+                try:
+                    if self._position > self._committed:
+                        self._commit()
+                finally:
+                    self._close_file()
+
+    def _check_not_closed(self) -> None:
+        if self._closed is not None:
+            raise type(self._closed)(str(self._closed))  # a new one: an exception raised twice collects tracebacks
+
+    def _check_chunk(self, offset: int, data: bytes) -> None:
+        if not 1 <= len(data) <= self._limits.max_chunk_bytes:
+            raise InvalidUpload(f"chunk: {len(data)} bytes are not in 1 to {self._limits.max_chunk_bytes}")
+        if offset != self._position:
+            raise InvalidUpload(f"chunk: starts at byte {offset}, expected {self._position}")
+        if offset + len(data) > self._total:
+            raise InvalidUpload(f"oversized: byte {offset + len(data)} of a share that has {self._total} here")
+
+    def _check_commitment(self) -> None:
+        """The seeds were checked before anything was taken; the words can be checked only now."""
+        if self._salt is None:
+            return
+        self._opened()
+        if not hmac.compare_digest(self._hash.digest(), self._commitment):
+            self._discard()
+            self._check_not_closed()
+
+    def _keep(self) -> None:
+        self._files.make_folder(self._key)
+        seeds = {self._path(index, seed=True): seed for index, seed in self._seeds.items()}
+        if self._file is not None:
+            os.fsync(self._file)
+        self._files.write_seeds(self._key, seeds)  # syncs the folder too
+        self._store.complete(self._key, self._upload.participant, self._total)
+        self._complete = True
+        self._committed = self._total
+        self._close_file()
+        metrics.UPLOADS.inc()
+
+    def _discard(self) -> None:
+        self._closed = InvalidUpload(
+            f"share {self._upload.heavy}: does not match the manifest's commitment; the upload was thrown away, "
+            "send it again"
+        )
+        self._close_file()
+        self._store.discard(self._key, self._upload.participant)
+        self._path(self._upload.heavy, seed=False).unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file)
+            self._store.commit_offset(self._key, self._upload.participant, self._position)
+            self._committed = self._position
+
+    def _opened(self) -> int:
+        """The heavy share's file; on resuming, what is in it is hashed first."""
+        if self._file is None:
+            self._files.make_folder(self._key)
+            file = self._files.open_words(self._path(self._upload.heavy, seed=False), self._position)
+            try:
+                for start in range(0, self._position, _READ_BYTES):
+                    self._hash.update(os.pread(file, min(_READ_BYTES, self._position - start), start))
+            except OSError:
+                os.close(file)
+                self._hash = hashlib.sha256(self._salt or b"")
+                raise
+            self._file = file
+        return self._file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _path(self, index: ShareIndex, *, seed: bool) -> Path:
+        return self._files.share(self._key, self._upload.slot, index, seed=seed)
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

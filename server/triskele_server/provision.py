@@ -1,0 +1,273 @@
+"""`triskele provision`: a working federation in a folder; certificates, keys and configurations for every process.
+
+    DIR/ca/{ca.crt,ca.key}
+    DIR/coordinator/{coordinator.toml,ca.crt,tls.crt,tls.key,tasks/}
+    DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key}
+    DIR/participants/<name>/{participant.toml,ca.crt,tls.crt,tls.key,signing.crt,signing.key}
+    DIR/operator/{operator.toml,ca.crt,tls.crt,tls.key}                 only if asked for
+
+Each process needs its own folder and nothing else of DIR. ca.key belongs off-line.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triskele.errors import ConfigurationError, InvalidTask
+from triskele.identity import Identity
+from triskele.ids import PARTIES, ParticipantId, PartyIndex, checked_name
+from triskele.task import TaskSpec
+from triskele_server.config import Schedule, party_identity
+from triskele_server.rpc.certificates import Authority, Credential
+from triskele_server.rpc.ports import PortPlan, ProcessPorts
+
+__all__ = ["MAX_PARTICIPANTS", "PortPlan", "ProcessPorts", "Provisioned", "provision", "toml_text", "write_task"]
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+MAX_PARTICIPANTS = 1000  # identities made in one go
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """Where everything was written."""
+
+    directory: Path
+    federation: str
+    coordinator: Path  # configuration files
+    parties: tuple[Path, Path, Path]
+    participants: Mapping[ParticipantId, Path]
+    operator: Path | None
+
+
+def provision(
+    directory: Path,
+    *,
+    participants: int | Sequence[str],
+    federation: str = "demo",
+    host: str = "127.0.0.1",
+    ports: PortPlan | None = None,
+    operator: bool = False,
+    now: datetime.datetime | None = None,
+) -> Provisioned:
+    """Write a federation into `directory`, which must not exist or be empty; all of it or nothing.
+
+    `participants` is a number (p00, p01, …) or names. Raises ConfigurationError and leaves no file behind.
+    """
+    names = _participant_names(participants)
+    _check_federation(federation)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigurationError(f"{directory} already exists: nothing was written, choose another directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))  # mode 0700
+    try:
+        writer = _Writer(building, federation, host, ports or PortPlan.from_base(7000), now)
+        writer.write_all(names, operator=operator)
+        building.rename(directory)  # fails if somebody filled the directory meanwhile
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Provisioned(
+        directory,
+        federation,
+        directory / "coordinator" / "coordinator.toml",
+        (_party_file(directory, 0), _party_file(directory, 1), _party_file(directory, 2)),
+        {name: directory / "participants" / name / "participant.toml" for name in names},
+        directory / "operator" / "operator.toml" if operator else None,
+    )
+
+
+def write_task(directory: Path, spec: TaskSpec, schedule: Schedule) -> Path:
+    """Add a task file to the coordinator of the federation in `directory`; raises ConfigurationError if it exists."""
+    content = {
+        "name": spec.name,
+        "dimension": spec.dimension,
+        "clip_norm": spec.clip_norm,
+        "rule": spec.rule,
+        "decisions": spec.decisions,
+        "gram": spec.gram,
+        "max_weight": spec.max_weight,
+        "max_participants": spec.max_participants,
+        "min_accepted": spec.min_accepted,
+        "rule_options": dict(spec.rule_options),
+        "schedule": schedule.model_dump(),
+    }
+    path = directory / "coordinator" / "tasks" / f"{spec.name}.toml"
+    try:
+        _write(path, toml_text(content).encode())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def toml_text(content: Mapping[str, Any]) -> str:
+    """TOML of a table of texts, numbers, booleans and tables of them; tables come last."""
+    lines = [f"{key} = {_toml_value(value)}" for key, value in content.items() if not isinstance(value, Mapping)]
+    for key, table in content.items():
+        if isinstance(table, Mapping) and table:
+            lines += ["", f"[{key}]", *(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+class _Writer:
+    """Writes one federation below `root`."""
+
+    def __init__(self, root: Path, federation: str, host: str, ports: PortPlan, now: datetime.datetime | None) -> None:
+        self._root = root
+        self._federation = federation
+        self._host = host
+        self._ports = ports
+        self._authority = Authority(federation, now or datetime.datetime.now(datetime.UTC))
+
+    def write_all(self, participants: Sequence[ParticipantId], *, operator: bool) -> None:
+        authority = self._authority.credential
+        self._files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
+        self._coordinator()
+        for index in PARTIES:
+            self._party(index)
+        (self._root / "participants").mkdir(mode=0o700)
+        for name in participants:
+            self._participant(name)
+        if operator:
+            self._operator()
+
+    def _coordinator(self) -> None:
+        ports = self._ports.coordinator
+        folder = self._root / "coordinator"
+        content = {
+            "federation": self._federation,
+            "listen": self._address(ports.listen),
+            "data": "data",
+            "tasks": "tasks",
+            "parties": {str(i): self._address(self._ports.parties[i].listen) for i in PARTIES},
+            "tls": _TLS,
+            "probes": self._probes(ports),
+        }
+        self._member(folder, Identity(self._federation, "coordinator", "main"), "coordinator.toml", content)
+        (folder / "tasks").mkdir(mode=0o700)
+
+    def _party(self, index: PartyIndex) -> None:
+        ports = self._ports.parties[index]
+        peers = {str(i): self._address(p.peer) for i, p in enumerate(self._ports.parties) if i != index and p.peer}
+        content = {
+            "federation": self._federation,
+            "index": index,
+            "coordinator": "main",
+            "listen": self._address(ports.listen),
+            "peer_listen": self._address(ports.peer or 0),
+            "data": "data",
+            "peers": peers,
+            "tls": _TLS,
+            "probes": self._probes(ports),
+            "policy": {"min_accepted": 2},
+        }
+        folder = self._root / f"party-{index}"
+        self._member(folder, party_identity(self._federation, index), "party.toml", content)
+
+    def _participant(self, name: ParticipantId) -> None:
+        identity = Identity(self._federation, "participant", name)
+        signing = self._authority.signing(identity)
+        content = {
+            "federation": self._federation,
+            "participant": name,
+            "coordinator": self._address(self._ports.coordinator.listen),
+            "tls": _TLS,
+            "signing": {"certificate": "signing.crt", "key": "signing.key"},
+        }
+        folder = self._root / "participants" / name
+        self._member(folder, identity, "participant.toml", content)
+        self._files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key})
+
+    def _operator(self) -> None:
+        content = {
+            "federation": self._federation,
+            "operator": "operator",
+            "coordinator": self._address(self._ports.coordinator.listen),
+            "tls": _TLS,
+        }
+        identity = Identity(self._federation, "operator", "operator")
+        self._member(self._root / "operator", identity, "operator.toml", content)
+
+    def _member(self, folder: Path, identity: Identity, name: str, content: Mapping[str, Any]) -> None:
+        tls: Credential = self._authority.tls(identity)
+        self._files(
+            folder,
+            {
+                name: toml_text(content).encode(),
+                "ca.crt": self._authority.credential.certificate,
+                "tls.crt": tls.certificate,
+                "tls.key": tls.key,
+            },
+        )
+
+    def _files(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name, content in files.items():
+            _write(folder / name, content)
+
+    def _probes(self, ports: ProcessPorts) -> dict[str, Any]:
+        return {"host": self._host, "health_port": ports.health, "metrics_port": ports.metrics}
+
+    def _address(self, port: int) -> str:
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+
+_TLS = {"authority": "ca.crt", "certificate": "tls.crt", "key": "tls.key"}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A new file, never an old one; keys are for their owner only."""
+    mode = 0o600 if path.suffix == ".key" else 0o644
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+
+
+def _participant_names(participants: int | Sequence[str]) -> tuple[ParticipantId, ...]:
+    if isinstance(participants, int):
+        if not 1 <= participants <= MAX_PARTICIPANTS:
+            raise ConfigurationError(f"{participants} participants: choose 1 to {MAX_PARTICIPANTS}")
+        width = max(2, len(str(participants - 1)))
+        participants = [f"p{i:0{width}d}" for i in range(participants)]
+    try:
+        names = tuple(ParticipantId(checked_name(name, "participant")) for name in participants)
+    except InvalidTask as error:
+        raise ConfigurationError(str(error)) from error
+    if not names or len(set(names)) != len(names):
+        raise ConfigurationError("participants: give at least one name, each once")
+    return names
+
+
+def _check_federation(federation: str) -> None:
+    """The federation's name is part of DNS names (a label of at most 63 characters) and of SPIFFE ids."""
+    if len(federation) > 64 or not all(_DNS_LABEL.fullmatch(label) for label in federation.split(".")):
+        raise ConfigurationError(
+            f"federation {federation[:80]!r} is no domain name: use letters a-z, digits and '-', parted by '.', "
+            "64 characters at most"
+        )
+
+
+def _party_file(directory: Path, index: int) -> Path:
+    return directory / f"party-{index}" / "party.toml"
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, int):
+        return str(value)
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,38 @@
+"""Who may call what: one table, role × RPC. What does not stand in it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from triskele.errors import Forbidden
+from triskele.identity import Identity, Role
+
+_PACKAGE = "triskele.v1"
+
+
+def _methods(service: str, *names: str) -> frozenset[str]:
+    return frozenset(f"/{_PACKAGE}.{service}/{name}" for name in names)
+
+
+ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
+    {
+        "participant": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds", "Enrol", "FetchResult")
+        | _methods("Party", "UploadStatus", "Upload"),
+        "coordinator": _methods(
+            "PartyControl", "OpenRound", "RoundStatus", "SealRound", "RunRound", "FetchOutput", "EndRound"
+        ),
+        "party": _methods("Peer", "Exchange"),
+        "operator": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds"),
+    }
+)
+
+
+def check_access(caller: Identity, method: str, federation: str) -> None:
+    """Raise Forbidden unless the table allows `caller` the full RPC name `method` in this federation."""
+    if caller.federation != federation:
+        raise Forbidden(
+            f"{caller.uri} is not of the federation {federation!r}: use the certificate that this federation issued"
+        )
+    if method not in ALLOWED[caller.role]:
+        raise Forbidden(f"the role {caller.role!r} may not call {method}: use a certificate of the role that may")

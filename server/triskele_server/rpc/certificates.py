@@ -1,0 +1,123 @@
+"""Issuing the federation's certificates: a P-256 authority, P-256 certificates for TLS, Ed25519 ones for manifests.
+
+Each leaf carries exactly one URI name, the SPIFFE id; only parties and the coordinator, who serve, get a DNS name.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from triskele.identity import Identity
+
+AUTHORITY_DAYS = 3650
+LEAF_DAYS = 365
+_BACKDATED = datetime.timedelta(minutes=10)  # members' clocks may be this far behind
+
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A certificate and its private key, PEM; the key is never shown."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+class Authority:
+    """The federation's certificate authority, new with every instance; `now` is the time of issue."""
+
+    def __init__(self, federation: str, now: datetime.datetime) -> None:
+        self._now = now
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _subject(f"Triskele {federation} authority", federation)
+        public = self._key.public_key()
+        builder = (
+            self._builder(self._name, self._key, AUTHORITY_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        )
+        self._certificate = builder.sign(self._key, SHA256())
+
+    def __repr__(self) -> str:
+        return "Authority(...)"
+
+    @property
+    def credential(self) -> Credential:
+        """The authority's own certificate and key."""
+        return _credential(self._certificate, self._key)
+
+    def tls(self, identity: Identity) -> Credential:
+        """A P-256 certificate to connect with and, for a party or the coordinator, to serve with."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+        if identity.role in ("party", "coordinator"):
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+            names.append(x509.DNSName(identity.host))
+        builder = self._leaf(identity, key, names).add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        return _credential(builder.sign(self._key, SHA256()), key)
+
+    def signing(self, identity: Identity) -> Credential:
+        """An Ed25519 certificate to sign manifests with; of no use for TLS."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+        builder = self._leaf(identity, key, [x509.UniformResourceIdentifier(identity.uri)])
+        return _credential(builder.add_extension(usage, critical=False).sign(self._key, SHA256()), key)
+
+    def _leaf(self, identity: Identity, key: PrivateKey, names: list[x509.GeneralName]) -> x509.CertificateBuilder:
+        own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        return (
+            self._builder(_subject(f"{identity.role} {identity.name}"[:64], identity.federation), key, LEAF_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
+        )
+
+    def _builder(self, subject: x509.Name, key: PrivateKey, days: int) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._now - _BACKDATED)
+            .not_valid_after(self._now + datetime.timedelta(days=days))
+        )
+
+
+def _subject(name: str, federation: str) -> x509.Name:
+    return x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation), x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _credential(certificate: x509.Certificate, key: PrivateKey) -> Credential:
+    return Credential(
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )

@@ -1,0 +1,162 @@
+"""What happens around every RPC: errors to statuses, one log line with metrics, access. In this order, outermost first.
+
+Each layer is an async context manager around the call, so that one wrapper serves the four kinds of gRPC handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+
+from triskele.errors import REASONS, ConfigurationError, Forbidden, Reason, TriskeleError
+from triskele.identity import Identity
+from triskele_server import metrics
+from triskele_server.logs import describe
+from triskele_server.rpc.access import check_access
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Layer = Callable[[str, Context], AbstractAsyncContextManager[None]]
+
+_log = structlog.get_logger(__name__)
+
+
+def caller(context: Context) -> Identity:
+    """Who calls, from the one SPIFFE id in the client's certificate; raises Forbidden if there is not exactly one."""
+    ids = list(context.auth_context().get("peer_spiffe_id", ()))
+    if len(ids) != 1:
+        raise Forbidden("the client's certificate carries no single SPIFFE id: use one that the federation issued")
+    try:
+        return Identity.parse(ids[0].decode("utf-8", "replace"))
+    except ConfigurationError as error:
+        raise Forbidden(f"{error}: use a certificate that the federation issued") from error
+
+
+def reason_of(error: TriskeleError) -> Reason:
+    """The status and label of an error: its own class's, or the nearest base's that stands in the table."""
+    for kind in type(error).__mro__:
+        if kind in REASONS:
+            return REASONS[kind]
+    return Reason(grpc.StatusCode.INTERNAL, "internal")
+
+
+@asynccontextmanager
+async def errors_to_statuses(method: str, context: Context) -> AsyncIterator[None]:
+    """Our errors leave with their text and status; anything else is INTERNAL with a reference into the log."""
+    try:
+        yield
+    except (grpc.aio.AbortError, asyncio.CancelledError):
+        raise
+    except TriskeleError as error:
+        await context.abort(reason_of(error).status, str(error))
+    except Exception as error:  # noqa: BLE001  the last barrier: no text of an unknown exception may reach a peer
+        reference = secrets.token_hex(8)
+        _log.error("rpc_internal_error", method=method, reference=reference, **describe(error))
+        await context.abort(
+            grpc.StatusCode.INTERNAL, f"internal error of this server, reference {reference}: give it to its operator"
+        )
+
+
+@asynccontextmanager
+async def observed(method: str, context: Context) -> AsyncIterator[None]:
+    """Metrics and one log line per RPC, with the caller bound to every other line that the call writes."""
+    started = time.monotonic()
+    code, reason = grpc.StatusCode.OK, ""
+    metrics.RPC_STARTED.labels(method).inc()
+    structlog.contextvars.bind_contextvars(rpc=method)  # each RPC runs in a context of its own: nothing to unbind
+    try:
+        yield
+        code = _status_code(context.code(), grpc.StatusCode.OK)
+    except TriskeleError as error:
+        code, reason = reason_of(error)
+        raise
+    except grpc.aio.AbortError:
+        code = _status_code(context.code(), grpc.StatusCode.UNKNOWN)
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        code = grpc.StatusCode.CANCELLED
+        raise
+    except Exception:
+        code, reason = grpc.StatusCode.INTERNAL, "internal"
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        metrics.RPC_HANDLED.labels(method, code.name).inc()
+        metrics.RPC_SECONDS.labels(method).observe(seconds)
+        if reason:
+            metrics.REFUSALS.labels(reason).inc()
+        _log.info("rpc", code=code.name, reason=reason, seconds=round(seconds, 6))
+
+
+def access_for(federation: str) -> Layer:
+    """The layer that lets only callers through whom the table allows this method."""
+
+    @asynccontextmanager
+    async def access(method: str, context: Context) -> AsyncIterator[None]:
+        identity = caller(context)
+        structlog.contextvars.bind_contextvars(caller=identity.uri)
+        check_access(identity, method, federation)
+        yield
+
+    return access
+
+
+class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Puts one layer around every handler, whatever its kind."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The wrapped handler; None (unknown method) stays None and becomes UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)  # Any: the stubs do not know a handler's fields
+        if handler is None:
+            return handler
+        method = str(handler_call_details.method)
+        if handler.response_streaming:
+            inner = handler.stream_stream or handler.unary_stream
+            make = grpc.stream_stream_rpc_method_handler
+            if handler.unary_stream:
+                make = grpc.unary_stream_rpc_method_handler
+            wrapped: Any = self._stream(inner, method)
+        else:
+            inner = handler.stream_unary or handler.unary_unary
+            make = grpc.stream_unary_rpc_method_handler
+            if handler.unary_unary:
+                make = grpc.unary_unary_rpc_method_handler
+            wrapped = self._single(inner, method)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _single(self, inner: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+        async def handle(request: Any, context: Context) -> Any:
+            async with self._layer(method, context):
+                return await inner(request, context)
+
+        return handle
+
+    def _stream(
+        self, inner: Callable[..., AsyncGenerator[Any, None]], method: str
+    ) -> Callable[..., AsyncIterator[Any]]:
+        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._layer(method, context), aclosing(inner(request, context)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        return handle
+
+
+def _status_code(value: Any, default: grpc.StatusCode) -> grpc.StatusCode:
+    """grpc.aio keeps a status as enum, as integer, or as 0 while none was set."""
+    if isinstance(value, grpc.StatusCode):
+        return value
+    return next((code for code in grpc.StatusCode if value and code.value[0] == value), default)

@@ -1,0 +1,65 @@
+"""gRPC servers: mutual TLS, interceptors in their order, binding, and a graceful end on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import grpc
+
+from triskele.errors import ConfigurationError
+from triskele_server.rpc.channel import message_options
+from triskele_server.rpc.interceptors import LayerInterceptor, access_for, caller, errors_to_statuses, observed
+from triskele_server.rpc.tls import TlsFiles
+
+__all__ = ["STOP_SECONDS", "bind", "build_server", "caller", "stop_server", "until_stop_signal"]
+
+STOP_SECONDS = 5.0  # running RPCs get this long to end after SIGTERM
+_MINIMUM_PING_MILLISECONDS = 5_000  # clients may check an idle connection this often
+
+
+def build_server(tls: TlsFiles, federation: str) -> grpc.aio.Server:
+    """A server whose every RPC is logged, counted and allowed by the access table for `federation`.
+
+    Add servicers, `bind`, then start. Raises ConfigurationError if a TLS file cannot be used.
+    """
+    tls.server_credentials()  # a file that cannot be read is told before anything listens
+    options = [
+        *message_options(),
+        ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it silently
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _MINIMUM_PING_MILLISECONDS),
+    ]
+    layers = (errors_to_statuses, observed, access_for(federation))
+    return grpc.aio.server(interceptors=[LayerInterceptor(layer) for layer in layers], options=options)
+
+
+def bind(server: grpc.aio.Server, address: str, tls: TlsFiles) -> int:
+    """Listen on `address` ("host:port", port 0 takes a free one) and return the port; raises ConfigurationError."""
+    try:
+        port = server.add_secure_port(address, tls.server_credentials())
+    except (RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot listen on {address}: the port is in use, the address is not this machine's, "
+            f"or {tls.certificate} and {tls.key} do not belong together"
+        ) from error
+    if port == 0:
+        raise ConfigurationError(f"cannot listen on {address}")
+    return port
+
+
+async def until_stop_signal() -> None:
+    """Return at the first SIGTERM or SIGINT. Call it on the main thread's event loop."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await stop.wait()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def stop_server(server: grpc.aio.Server, *, seconds: float = STOP_SECONDS) -> None:
+    """Take no new RPCs, let running ones end for `seconds`, then cancel them."""
+    await server.stop(seconds)

@@ -1,0 +1,138 @@
+"""Submissions: the same bytes for the same update, independent randomness for anything else."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from triskele.errors import InvalidUpdate
+from triskele.ids import ParticipantId, RoundNumber, Slot
+from triskele.keystream import derive
+from triskele.manifest import verify
+from triskele.sharing import reconstruct
+from triskele.submission import encode_update, prepare
+from triskele.task import TaskSpec
+
+from .certificates import FROM, Authority
+
+AUTHORITY = Authority()
+ALICE = AUTHORITY.identity("participant", "alice")
+CERTIFICATE, KEY = AUTHORITY.signing(ALICE)
+_, OTHER_KEY = AUTHORITY.signing(ALICE)
+PLAIN = TaskSpec("plain", 64, 2.0)
+WEIGHTED = TaskSpec("weighted", 64, 2.0, max_weight=1000)
+
+
+def vector(seed=0):
+    return np.random.default_rng(seed).normal(size=64) / 8
+
+
+def encoded(update=None, *, spec=PLAIN, number=1, weight=None, key=KEY, clip=True):
+    update = vector() if update is None else update
+    return encode_update(update, spec, RoundNumber(number), weight=weight, clip=clip, key=key)
+
+
+def submission(one=None, slot=0):
+    return prepare(
+        one or encoded(), slot=Slot(slot), participant=ParticipantId("alice"), key=KEY, certificate=CERTIFICATE
+    )
+
+
+def test_same_update_gives_identical_bytes():
+    one, other = submission(), submission()
+    assert one.digest == other.digest
+    assert one.signed == other.signed
+    assert one.heavy_share == other.heavy_share
+    assert one.sharing.seeds == other.sharing.seeds
+    assert one.sharing.salts == other.sharing.salts
+
+
+def test_precision_of_the_same_values_does_not_matter():
+    narrow = vector().astype(np.float32)
+    assert encoded(narrow).entropy == encoded(narrow.astype(np.float64)).entropy
+    assert np.array_equal(encoded(narrow).words, encoded(narrow.astype(np.float64)).words)
+
+
+def test_anything_else_gives_independent_randomness():
+    nearly = vector()
+    nearly[-1] = np.nextafter(nearly[-1], 1)
+    variants = {
+        "same": encoded(spec=WEIGHTED, weight=3),
+        "update": encoded(nearly, spec=WEIGHTED, weight=3),
+        "weight": encoded(spec=WEIGHTED, weight=4),
+        "round": encoded(spec=WEIGHTED, weight=3, number=2),
+        "task": encoded(),
+        "key": encoded(spec=WEIGHTED, weight=3, key=OTHER_KEY),
+    }
+    secrets = {
+        name: {one.entropy, *submission(one).sharing.seeds.values(), *submission(one).sharing.salts}
+        for name, one in variants.items()
+    }
+    for one, other in itertools.combinations(secrets, 2):
+        assert not secrets[one] & secrets[other], (one, other)
+
+
+def test_difference_of_two_updates_does_not_show_in_their_heavy_shares():
+    one, other = submission(encoded(vector(0))), submission(encoded(vector(1)))
+    difference = one.sharing.heavy_words - other.sharing.heavy_words
+    assert np.abs(difference.astype(np.float64)).min() > 2.0**40  # honest words differ by less than 2^22
+
+
+def test_secrets_of_one_submission_are_all_different():
+    one = encoded()
+    sharing = submission(one).sharing
+    secrets = [one.entropy[:16], derive(one.entropy, b"triskele/v1/rounding"), *sharing.seeds.values(), *sharing.salts]
+    assert len(set(secrets)) == len(secrets)
+
+
+@pytest.mark.parametrize("slot", [0, 1, 2, 5])
+def test_shares_add_up_to_the_encoded_update_in_every_slot(slot):
+    one = encoded()
+    prepared = submission(one, slot)
+    assert prepared.manifest.heavy == slot % 3
+    assert np.array_equal(reconstruct(prepared.sharing, prepared.manifest.context), one.words)
+
+
+def test_manifest_is_signed_for_the_participant():
+    prepared = submission()
+    manifest = verify(prepared.signed, authority=AUTHORITY.certificate, identity=ALICE.uri, now=FROM)
+    assert manifest == prepared.manifest
+    manifest.check_belongs_to(PLAIN, RoundNumber(1))
+
+
+def test_weight_is_the_last_word():
+    one = encoded(spec=WEIGHTED, weight=np.int32(7))
+    assert one.words.shape == (65,)
+    assert one.words[-1] == 7
+    assert np.abs(one.words[:-1] * 2.0**-19 - vector()).max() < 2.0**-19
+
+
+@pytest.mark.parametrize("weight", [0, 1000])
+def test_weight_at_its_bounds_is_taken(weight):
+    assert encoded(spec=WEIGHTED, weight=weight).words[-1] == weight
+
+
+@pytest.mark.parametrize("weight", [None, -1, 1001, 2.0, True, np.True_, "7"])
+def test_weight_that_the_task_does_not_take_is_refused(weight):
+    with pytest.raises(InvalidUpdate, match="weight"):
+        encoded(spec=WEIGHTED, weight=weight)
+
+
+def test_weight_in_an_unweighted_task_is_refused():
+    with pytest.raises(InvalidUpdate, match="takes no weight"):
+        encoded(weight=1)
+
+
+@pytest.mark.parametrize("shape", [(63,), (65,), (8, 8)])
+def test_vector_of_another_shape_is_refused(shape):
+    with pytest.raises(InvalidUpdate, match="does not fit"):
+        encoded(np.zeros(shape))
+
+
+def test_representations_hold_no_secrets():
+    one = encoded()
+    prepared = submission(one)
+    text = repr(one) + repr(prepared) + repr(prepared.sharing)
+    secrets = [one.entropy, *prepared.sharing.seeds.values(), *prepared.sharing.salts]
+    assert not any(repr(secret)[2:-1] in text or secret.hex() in text for secret in secrets)
+    assert "words" not in text

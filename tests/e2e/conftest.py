@@ -1,0 +1,50 @@
+"""One real federation for all end-to-end tests: four processes, mutual TLS on loopback, a task per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from triskele import Participant
+from triskele.task import TaskSpec
+from triskele_server.config import Schedule, ScheduledTask
+from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFederation
+
+PARTICIPANTS = 5
+DIMENSION = 3000
+
+
+def scheduled(name: str, *, rounds: int = 1, quorum: int = PARTICIPANTS, **fields: object) -> ScheduledTask:
+    spec = TaskSpec(
+        **{"name": name, "dimension": DIMENSION, "clip_norm": 4.0, "max_participants": PARTICIPANTS} | fields
+    )
+    return ScheduledTask(
+        spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=150.0, grace_seconds=0.2)
+    )
+
+
+KRUM = {"rule": "multi-krum", "rule_options": {"num_malicious_nodes": 1, "num_nodes_to_select": 3}}
+TASKS = [
+    scheduled("krum", rounds=2, **KRUM),
+    scheduled("weighted", rule="norm-clip", max_weight=1000, decisions="hidden"),
+    scheduled("hostile"),
+    scheduled("vanished", quorum=3),
+    scheduled("interrupted", dimension=400_000),
+    *(scheduled(f"kill-{name}", **KRUM) for name in (COORDINATOR, *PARTY_NAMES)),
+]
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    directory = tmp_path_factory.mktemp("e2e") / "federation"
+    with LocalFederation.create(directory, participants=PARTICIPANTS, tasks=TASKS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def members(federation: LocalFederation) -> Iterator[list[Participant]]:
+    opened = [Participant.from_config(path) for path in federation.made.participants.values()]
+    yield opened
+    for member in opened:
+        member.close()

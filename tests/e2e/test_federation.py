@@ -1,0 +1,188 @@
+"""Whole rounds through real processes: clients, gRPC, mutual TLS, MPC between three worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from e2e.conftest import DIMENSION, PARTICIPANTS
+from triskele import Conflict, Participant, Round
+from triskele.errors import InvalidUpload, TriskeleError
+from triskele.ids import PARTIES
+from triskele.limits import DEFAULT_LIMITS
+from triskele.sharing import Sharing
+from triskele.submission import encode_update, prepare
+from triskele.upload import upload
+from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFederation
+
+pytestmark = pytest.mark.timeout(240)
+
+GRID = 4.0 / 2**20  # one unit of the encoding at clip_norm 4
+
+
+def updates(seed: int, outlier: int | None = None, dimension: int = DIMENSION) -> np.ndarray:
+    """Rows on the encoding's grid, so that rounding is exact; row `outlier` points the other way."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(1.0, 0.1, (PARTICIPANTS, dimension))
+    if outlier is not None:
+        rows[outlier] *= -1
+    rows *= 2.0 / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.round(rows / GRID) * GRID
+
+
+def everybody(members: list[Participant], action) -> list:
+    with ThreadPoolExecutor(len(members)) as pool:
+        return list(pool.map(action, range(len(members))))
+
+
+def finished(members: list[Participant], rounds: list[Round], rows: np.ndarray) -> list:
+    return everybody(members, lambda i: rounds[i].submit(rows[i]).result(timeout=120))
+
+
+def test_two_rounds_give_every_participant_the_mean_of_the_selected(members: list[Participant]) -> None:
+    tasks = [member.rounds("krum") for member in members]
+    for number in (1, 2):
+        rows = updates(number, outlier=2)
+        rounds = [next(task) for task in tasks]
+        assert [r.number for r in rounds] == [number] * PARTICIPANTS
+        handles = everybody(members, lambda i: rounds[i].submit({"b": rows[i, 100:], "a": rows[i, :100]}))
+        results = everybody(members, lambda i: handles[i].result(timeout=120))
+        accepted = np.array([handle.accepted for handle in handles])
+        assert accepted.sum() == 3
+        assert not accepted[2]
+        for result in results:
+            found = np.concatenate([result["a"], result["b"]])
+            np.testing.assert_allclose(found, rows[accepted].mean(0), atol=1e-12)
+        assert [o.split("[")[0] for o in handles[0].view.openings] == [
+            "valid", "enough_accepted", "accepted", "aggregate",
+        ]  # fmt: skip
+    assert list(tasks[0]) == []
+
+
+def test_hidden_weighted_norm_clip_is_right_and_tells_nobody_who_was_clipped(members: list[Participant]) -> None:
+    rows = updates(3)
+    rows[0] *= 0.5
+    rows[1] *= 2.0
+    rows = np.round(rows / GRID) * GRID
+    weights = np.array([100, 200, 300, 400, 1000])
+    handles = everybody(members, lambda i: next(members[i].rounds("weighted")).submit(rows[i], weight=int(weights[i])))
+    results = everybody(members, lambda i: handles[i].result(timeout=120))
+    norms = np.linalg.norm(rows, axis=1)
+    scales = np.minimum(1, np.median(norms) / norms)
+    expected = (weights * scales) @ rows / weights.sum()
+    assert np.linalg.norm(results[0] - expected) < 4.0 * 2**-18
+    assert handles[0].accepted is None
+    assert handles[0].view.accepted_slots == ()
+
+
+@pytest.mark.parametrize("name", [COORDINATOR, *PARTY_NAMES])
+def test_round_completes_after_kill_of_a_process_during_open(
+    federation: LocalFederation, members: list[Participant], name: str
+) -> None:
+    task, rows = f"kill-{name}", updates(5, outlier=4)
+    rounds = [next(member.rounds(task)) for member in members]
+    early = everybody(members[:2], lambda i: rounds[i].submit(rows[i]))
+    federation.kill(name)
+    federation.start(name)
+    federation.wait_ready(name)
+    late = everybody(members[2:], lambda i: rounds[i + 2].submit(rows[i + 2]))
+    again = rounds[0].submit(rows[0])  # a participant that does not know whether it was heard
+    assert again.slot == early[0].slot
+    result = early[0].result(timeout=120)
+    accepted = np.zeros(PARTICIPANTS, bool)
+    for i, handle in enumerate([*early, *late]):
+        handle.result(timeout=120)
+        accepted[i] = bool(handle.accepted)
+    assert accepted.sum() == 3
+    assert not accepted[4]
+    np.testing.assert_allclose(result, rows[accepted].mean(0), atol=1e-12)
+
+
+def test_killed_participant_resumes_its_upload_with_the_same_bytes(
+    federation: LocalFederation, members: list[Participant], tmp_path
+) -> None:
+    dimension = 400_000
+    rows = updates(6, dimension=dimension)
+    np.savez(tmp_path / "update.npz", update=rows[0])
+    config = next(iter(federation.made.participants.values()))
+    command = [sys.executable, "-m", "triskele", "submit", "--config", str(config), "--task", "interrupted", "--json",
+               str(tmp_path / "update.npz")]  # fmt: skip
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(1.0)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    rest = everybody(members[1:], lambda i: next(members[i + 1].rounds("interrupted")).submit(rows[i + 1]))
+    second = subprocess.run(command, capture_output=True, timeout=200, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    np.testing.assert_allclose(rest[0].result(timeout=120), rows.mean(0), atol=1e-12)
+
+
+def raw_submission(member: Participant, round_: Round, words: np.ndarray, tamper=None) -> None:
+    """Submit ring words as a malicious participant would: without the client's encoding, perhaps tampered with."""
+    me = round_.membership
+    key, certificate = me.credentials.signing_key, me.credentials.signing_certificate
+    encoded = encode_update(np.zeros(DIMENSION), round_.task, round_.number, weight=None, clip=True, key=key)
+    encoded.words[:] = words
+    enrolment = me.coordinator.enrol(round_.task, round_.number)
+    submission = prepare(encoded, slot=enrolment.slot, participant=me.participant, key=key, certificate=certificate)
+    if tamper is not None:
+        tamper(submission.sharing)
+    connections = me.coordinator.connections
+    stubs = [connections.party(i, enrolment.party_addresses[i]) for i in PARTIES]
+    upload(submission, stubs, limits=DEFAULT_LIMITS, retries=me.coordinator.retries)
+
+
+def test_malicious_words_are_refused_by_name_and_do_not_touch_the_aggregate(members: list[Participant]) -> None:
+    rows = updates(7)
+    rounds = [next(member.rounds("hostile")) for member in members]
+    handles = everybody(members[:3], lambda i: rounds[i].submit(rows[i]))
+    wrapping = np.zeros(DIMENSION, np.int64)
+    wrapping[[5, 77]] = -(2**63)
+    raw_submission(members[3], rounds[3], wrapping)
+
+    def swap_a_word(sharing: Sharing) -> None:
+        sharing.heavy_words[0] ^= 1  # after signing: what is sent is not what was committed to
+
+    with pytest.raises(InvalidUpload):
+        raw_submission(members[4], rounds[4], np.zeros(DIMENSION, np.int64), tamper=swap_a_word)
+    with pytest.raises((Conflict, TriskeleError)):
+        rounds[0].submit(rows[1])  # another update of a participant whose first one stands
+    honest = rounds[4].submit(rows[4])
+    result = handles[0].result(timeout=120)
+    np.testing.assert_allclose(result, rows[[0, 1, 2, 4]].mean(0), atol=1e-12)
+    assert [(r.participant, r.reason) for r in handles[0].view.refused] == [("p03", "failed_validity_check")]
+    honest.result(timeout=120)
+    assert honest.accepted
+
+
+def test_participants_may_vanish_after_their_upload(federation: LocalFederation) -> None:
+    rows = updates(8)
+    for i, path in enumerate(list(federation.made.participants.values())[:3]):
+        with Participant.from_config(path) as member:
+            handle = next(member.rounds("vanished")).submit(rows[i])
+    with Participant.from_config(next(iter(federation.made.participants.values()))) as member:
+        deadline = time.monotonic() + 100
+        while (view := member.round("vanished", 1).view).state != "RELEASED":
+            assert time.monotonic() < deadline, view
+            time.sleep(0.2)
+    assert view.uploaded == 3
+    assert handle.slot in view.accepted_slots
+
+
+def test_processes_end_in_order_on_sigterm_and_logs_hold_no_update(federation: LocalFederation) -> None:
+    """Last in this file: it stops the federation."""
+    processes = dict(federation._processes)
+    for process in processes.values():
+        os.kill(process.pid, signal.SIGTERM)
+    assert {name: process.wait(15) for name, process in processes.items()} == dict.fromkeys(processes, 0)
+    for name in processes:
+        text = federation.log(name).read_text()
+        assert '"level": "info"' in text
+        assert "Traceback" not in text

@@ -1,0 +1,504 @@
+"""What the coordinator may ask of a party: open, seal, run, fetch, end; what the party refuses; restarts in between."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import grpc
+import numpy as np
+import pytest
+import structlog
+
+from triskele.errors import PartyFault, RoundFailed
+from triskele.task import TaskSpec
+from triskele_proto.v1 import control_pb2
+from triskele_server.config import PolicyTable
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+CONFLICT = grpc.StatusCode.ALREADY_EXISTS
+WRONG_STATE = grpc.StatusCode.FAILED_PRECONDITION
+FORBIDDEN = grpc.StatusCode.PERMISSION_DENIED
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+
+async def _filled(party, spec, submission, number=1):
+    """An open round with the complete uploads of Alice and Bob."""
+    await party.open(spec, number)
+    made = [submission("alice", number=number), submission("bob", slot=1, number=number)]
+    for one in made:
+        await party.submit(one)
+    return made
+
+
+async def _sealed(party, spec, submission):
+    made = await _filled(party, spec, submission)
+    await party.seal(spec, made)
+    return made
+
+
+def test_whole_life_of_a_round(start_party, spec, submission):
+    async def scenario():
+        async with start_party(2) as party:
+            opened = await party.open(spec)
+            made = await _filled(party, spec, submission)
+            sealed = await party.seal(spec, made)
+            await party.run(spec)
+            combined = await party.until(spec, "COMBINED")
+            before = set(party.share_files())
+            output = await party.output(spec)
+            released = await party.end(spec, "RELEASED")
+            return party, made, [opened, sealed, combined, released], output, before
+
+    party, made, replies, output, before = asyncio.run(scenario())
+    assert [r.state for r in replies] == ["OPEN", "SEALED", "COMBINED", "RELEASED"]
+    assert b"".join(c.data for c in output) == np.arange(spec.dimension, dtype="<i8").tobytes()
+    assert [c.offset for c in output] == [0]
+    (job,) = party.runner.jobs
+    assert (job.task, job.round, job.attempt) == (spec.canonical(), 1, 1)
+    assert [(s.slot, s.participant, s.manifest_digest) for s in job.submissions] == [
+        (i, m.participant, m.manifest.digest) for i, m in enumerate(made)
+    ]
+    assert [[(h.index, h.seed, h.path.name) for h in s.shares] for s in job.submissions] == [
+        [(2, True, "0-2.seed"), (0, False, "0-0.words")],
+        [(2, True, "1-2.seed"), (0, True, "1-0.seed")],
+    ]
+    outcome = replies[2].outcome
+    assert (outcome.weight_total, list(outcome.accepted_slots), list(outcome.openings)) == (2, [1], ["y[3]"])
+    assert [(r.slot, r.participant, r.reason) for r in outcome.refused] == [(0, "alice", "norm")]
+    assert before == {"0-2.seed", "0-0.words", "1-2.seed", "1-0.seed", "output.words"}
+    assert party.share_files() == {}
+    assert replies[3].outcome == outcome
+
+
+def test_phases_are_seen_while_the_computation_runs(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            await party.run(spec)
+            await party.runner.started.wait()
+            during = await party.round_status(spec)
+            again = await party.run(spec)
+            party.runner.go_on.set()
+            await party.until(spec, "COMBINED")
+            after = await party.run(spec)
+            return during, again, after, len(party.runner.jobs)
+
+    during, again, after, jobs = asyncio.run(scenario())
+    assert (during.state, again.state, after.state, jobs) == ("CHECKED", "CHECKED", "COMBINED", 1)
+
+
+def test_round_is_not_combined_before_its_outcome_is_stored(start_party, spec, submission, refused):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.end.clear()
+            await party.run(spec)
+            await party.runner.written.wait()
+            during = await party.round_status(spec)
+            async with refused(WRONG_STATE):
+                await party.output(spec)
+            party.runner.end.set()
+            return during, await party.until(spec, "COMBINED")
+
+    during, after = asyncio.run(scenario())
+    assert (during.state, during.HasField("outcome")) == ("FILTERED", False)
+    assert after.outcome.weight_total == 2
+
+
+def test_large_output_comes_in_chunks_in_order(start_party, submission):
+    spec = TaskSpec("large", 200_000, 1.0, max_participants=4)
+
+    async def scenario():
+        async with start_party() as party:
+            made = [submission("alice", task=spec), submission("bob", task=spec, slot=1)]
+            await party.open(spec)
+            for one in made:
+                await party.submit(one)
+            await party.seal(spec, made)
+            await party.run(spec)
+            await party.until(spec, "COMBINED")
+            return await party.output(spec)
+
+    output = asyncio.run(scenario())
+    assert [c.offset for c in output] == [0, 1 << 19, 1 << 20, 3 << 19]
+    assert b"".join(c.data for c in output) == np.arange(spec.dimension, dtype="<i8").tobytes()
+
+
+def test_opening_again_changes_nothing(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            return await party.open(spec), await party.open(spec, 2)
+
+    again, other = asyncio.run(scenario())
+    assert (again.state, len(again.complete)) == ("SEALED", 2)
+    assert (other.state, len(other.complete)) == ("OPEN", 0)
+
+
+@pytest.mark.parametrize(
+    "task", [b"", b"{}", b"[1]", b"\xff", b"{" * 100_000], ids=["empty", "no task", "list", "no text", "nested"]
+)
+def test_bytes_that_are_no_task_are_refused(start_party, refused, task):
+    async def scenario():
+        async with start_party() as party, refused(INVALID):
+            await party.control.OpenRound(control_pb2.OpenRoundRequest(task=task, round=1), timeout=20)
+
+    asyncio.run(scenario())
+
+
+def test_task_that_is_not_canonical_is_refused(start_party, spec, refused):
+    async def scenario():
+        async with start_party() as party, refused(INVALID, "canonical"):
+            task = spec.canonical() + b" "
+            await party.control.OpenRound(control_pb2.OpenRoundRequest(task=task, round=1), timeout=20)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"min_accepted": 3},
+        {"rules": ("multi-krum",)},
+        {"decisions": ("hidden",)},
+        {"max_dimension": 999},
+        {"max_participants": 15},
+    ],
+    ids=lambda policy: next(iter(policy)),
+)
+def test_task_outside_the_partys_policy_is_refused_with_the_reason(start_party, spec, refused, policy):
+    async def scenario():
+        async with start_party(policy=PolicyTable(**policy)) as party:
+            async with refused(FORBIDDEN, next(iter(policy)), "policy"):
+                await party.open(spec)
+            async with refused(NOT_FOUND):
+                await party.round_status(spec)
+
+    asyncio.run(scenario())
+
+
+def test_rule_that_does_not_exist_is_refused_even_if_the_policy_names_it(start_party, spec, refused):
+    async def scenario():
+        async with start_party(policy=PolicyTable(rules=("mean", "best-of-all"))) as party:
+            async with refused(INVALID, "best-of-all"):
+                await party.open(dataclasses.replace(spec, rule="best-of-all"))
+            assert (await party.open(spec)).state == "OPEN"
+
+    asyncio.run(scenario())
+
+
+def test_other_coordinator_of_the_federation_cannot_drive_the_party(start_party, spec, refused):
+    async def scenario():
+        async with start_party(coordinator="second") as party:  # the test's certificate is of coordinator "main"
+            request = control_pb2.RoundRequest(task_digest=spec.digest, round=1)
+            for call in (party.control.RoundStatus, party.control.RunRound):
+                async with refused(FORBIDDEN, "'main'"):
+                    await call(request, timeout=20)
+            async with refused(FORBIDDEN):
+                await party.open(spec)
+            async with refused(FORBIDDEN):
+                await party.seal(spec, [])
+            async with refused(FORBIDDEN):
+                await party.output(spec)
+            async with refused(FORBIDDEN):
+                await party.end(spec, "FAILED")
+
+    asyncio.run(scenario())
+
+
+def test_unknown_round_is_not_found_by_every_call(start_party, spec, submission, refused):
+    async def scenario():
+        async with start_party() as party:
+            two = [submission("alice"), submission("bob", slot=1)]
+            calls = (
+                lambda: party.round_status(spec),
+                lambda: party.seal(spec, two),
+                lambda: party.run(spec),
+                lambda: party.output(spec),
+                lambda: party.end(spec, "FAILED"),
+                lambda: party.status(two[0]),
+                lambda: party.submit(two[0]),
+            )
+            for call in calls:
+                async with refused(NOT_FOUND, "never opened"):
+                    await call()
+
+    asyncio.run(scenario())
+
+
+def test_sealing_is_refused_below_the_tasks_and_the_partys_minimum(start_party, spec, submission, refused):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            for few in ([], made[:1]):
+                async with refused(WRONG_STATE, "minimum cohort of 2"):
+                    await party.seal(spec, few)
+        async with start_party(policy=PolicyTable(min_accepted=3)) as party:  # the operator raised it meanwhile
+            async with refused(WRONG_STATE, "minimum cohort of 3"):
+                await party.seal(spec, made)
+            assert (await party.round_status(spec)).state == "OPEN"
+
+    asyncio.run(scenario())
+
+
+def _wrong_sets():
+    def listed(s, **changes):
+        return dataclasses.replace(s, manifest=dataclasses.replace(s.manifest, **changes))
+
+    return {
+        "missing": (lambda made, other: [*made, other], WRONG_STATE, "carol"),
+        "other manifest": (lambda made, other: [made[0], listed(made[1], length=3)], WRONG_STATE, "bob"),
+        "other slot": (lambda made, other: [made[0], listed(made[1], slot=4)], WRONG_STATE, "bob"),
+        "slot twice": (lambda made, other: [made[0], listed(made[0], participant="carol")], INVALID, "twice"),
+        "participant twice": (lambda made, other: [made[0], made[0]], INVALID, "twice"),
+    }
+
+
+@pytest.mark.parametrize("name", _wrong_sets())
+def test_set_that_is_not_complete_here_is_not_sealed(start_party, spec, submission, refused, name):
+    build, status, word = _wrong_sets()[name]
+
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            async with refused(status, word):
+                await party.seal(spec, build(made, submission("carol", slot=2)))
+            assert (await party.round_status(spec)).state == "OPEN"
+            assert (await party.seal(spec, made)).state == "SEALED"
+
+    asyncio.run(scenario())
+
+
+def test_half_uploaded_submission_is_not_sealed(start_party, spec, submission, refused):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            half = submission("carol", slot=3)
+            async with refused(INVALID, "truncated"):
+                await party.upload([half.header(0), *half.chunks(stop=4096)], as_participant="carol")
+            async with refused(WRONG_STATE, "carol"):
+                await party.seal(spec, [*made, half])
+
+    asyncio.run(scenario())
+
+
+def test_sealing_again_with_the_same_set_is_idempotent_and_with_another_a_conflict(
+    start_party, spec, submission, refused
+):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            third = submission("carol", slot=2)
+            await party.submit(third)
+            first = await party.seal(spec, made)
+            assert await party.seal(spec, made[::-1]) == first
+            for other in ([*made, third], [made[0], third]):
+                async with refused(CONFLICT, "another input set"):
+                    await party.seal(spec, other)
+            await party.run(spec)
+            await party.until(spec, "COMBINED")
+            return party.runner.jobs
+
+    (job,) = asyncio.run(scenario())
+    assert [s.participant for s in job.submissions] == ["alice", "bob"]
+
+
+def test_steps_out_of_order_are_refused(start_party, spec, submission, refused):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            async with refused(WRONG_STATE, "OPEN"):
+                await party.run(spec)
+            async with refused(WRONG_STATE, "OPEN"):
+                await party.output(spec)
+            async with refused(WRONG_STATE):
+                await party.end(spec, "RELEASED")
+            await party.seal(spec, made)
+            async with refused(WRONG_STATE, "SEALED"):
+                await party.output(spec)
+            async with refused(WRONG_STATE):
+                await party.end(spec, "RELEASED")
+            for state in ("OPEN", "SEALED", "released", ""):
+                async with refused(INVALID):
+                    await party.end(spec, state)
+            assert len(party.share_files()) == 4  # nothing of this deleted a share
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("error", "blame"),
+    [
+        (RoundFailed("too_few_accepted", "party:1", "1 of 2"), ("too_few_accepted", "party:1", "1 of 2")),
+        (PartyFault("frame out of order", 2), ("party_fault", "party:2", "frame out of order")),
+        (PartyFault("nobody knows"), ("party_fault", "party:0", "nobody knows")),
+    ],
+)
+def test_failed_computation_ends_the_round_with_the_blame_and_deletes_the_shares(
+    start_party, spec, submission, *, refused, error, blame
+):
+    async def scenario():
+        async with start_party() as party:
+            party.runner.error = error
+            await _sealed(party, spec, submission)
+            await party.run(spec)
+            status = await party.until(spec, "FAILED")
+            async with refused(WRONG_STATE):
+                await party.output(spec)
+            ended = await party.end(spec, "FAILED")
+            return status, ended, party.share_files()
+
+    status, ended, files = asyncio.run(scenario())
+    assert (status.blame.reason, status.blame.who, status.blame.detail) == blame
+    assert ended == status  # who failed first keeps the blame
+    assert files == {}
+
+
+@pytest.mark.parametrize("fault", ["exception", "wrong digest"])
+def test_internal_error_of_a_computation_is_a_reference_only(start_party, spec, submission, fault):
+    async def scenario():
+        async with start_party() as party:
+            if fault == "exception":
+                party.runner.error = ValueError("CANARY words [1, 2, 3]")
+            else:
+                party.runner.digest = b"\0" * 32
+            await _sealed(party, spec, submission)
+            with structlog.testing.capture_logs() as events:
+                await party.run(spec)
+                status = await party.until(spec, "FAILED")
+            return status, events
+
+    status, events = asyncio.run(scenario())
+    assert (status.blame.reason, status.blame.who) == ("internal_error", "party:0")
+    assert "CANARY" not in str(status) + repr(events)
+    (line,) = [e for e in events if e["event"] == "round_internal_error"]
+    assert line["reference"] in status.blame.detail
+
+
+@pytest.mark.parametrize("state", ["FAILED", "EXPIRED"])
+def test_ending_an_open_round_deletes_its_shares_and_stays_as_it_ended(start_party, spec, submission, refused, state):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            assert len(party.share_files()) == 4
+            first = await party.end(spec, state)
+            assert party.share_files() == {}
+            assert [await party.end(spec, s) for s in ("FAILED", "EXPIRED", "RELEASED")] == [first] * 3
+            assert await party.open(spec) == first
+            async with refused(WRONG_STATE):
+                await party.submit(submission("carol", slot=2))
+            assert (await party.submit(made[0])).complete  # a repeated upload is answered, and stores nothing
+            assert party.share_files() == {}
+            return first
+
+    first = asyncio.run(scenario())
+    assert (first.state, first.blame.who) == (state, "coordinator")
+
+
+def test_ending_a_round_stops_its_computation_and_leaves_no_file(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            await party.run(spec)
+            await party.runner.started.wait()
+            ended = await party.end(spec, "FAILED")
+            party.runner.go_on.set()
+            return ended, await party.round_status(spec), party.share_files()
+
+    ended, later, files = asyncio.run(scenario())
+    assert ended.state == "FAILED"
+    assert later == ended
+    assert files == {}
+
+
+@pytest.mark.parametrize("state", ["OPEN", "SEALED", "COMBINED"])
+def test_round_survives_a_restart_and_goes_on(start_party, spec, submission, state):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            if state != "OPEN":
+                await party.seal(spec, made)
+            if state == "COMBINED":
+                await party.run(spec)
+                await party.until(spec, "COMBINED")
+            before = await party.round_status(spec)
+        async with start_party() as party:
+            assert await party.round_status(spec) == before
+            await party.seal(spec, made)
+            await party.run(spec)
+            combined = await party.until(spec, "COMBINED")
+            output = await party.output(spec)
+            return before, combined, output, (await party.end(spec, "RELEASED")).state
+
+    before, combined, output, ended = asyncio.run(scenario())
+    assert before.state == state
+    assert combined.outcome.weight_total == 2
+    assert len(output[0].data) == 8 * spec.dimension
+    assert ended == "RELEASED"
+
+
+def test_round_whose_computation_was_interrupted_by_a_restart_has_failed(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            await party.run(spec)
+            await party.runner.started.wait()
+        async with start_party() as party:
+            status = await party.round_status(spec)
+            again = await party.run(spec)
+            return status, again, party.share_files(), party.runner.jobs
+
+    status, again, files, jobs = asyncio.run(scenario())
+    assert (status.state, status.blame.reason, status.blame.who) == ("FAILED", "party_restarted", "party:0")
+    assert again == status
+    assert files == {}
+    assert jobs == []
+
+
+def test_sealed_round_whose_files_are_lost_fails_at_the_restart(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            next((party.config.data / "rounds").rglob("1-1.words")).unlink()
+        async with start_party() as party:
+            return await party.round_status(spec), party.share_files()
+
+    status, files = asyncio.run(scenario())
+    assert (status.state, status.blame.reason) == ("FAILED", "shares_lost")
+    assert files == {}
+
+
+def test_open_rounds_upload_whose_file_is_lost_can_be_sent_again(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            made = await _filled(party, spec, submission)
+            next((party.config.data / "rounds").rglob("0-0.words")).unlink()
+        async with start_party() as party:
+            status = await party.round_status(spec)
+            assert [c.participant for c in status.complete] == ["bob"]
+            assert not (await party.status(made[0])).complete
+            assert (await party.submit(made[0])).complete
+            return await party.seal(spec, made)
+
+    assert asyncio.run(scenario()).state == "SEALED"
+
+
+def test_what_a_crash_left_of_an_ended_round_is_deleted_at_the_restart(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _filled(party, spec, submission)
+            await party.end(spec, "EXPIRED")
+            left = party.config.data / "rounds" / spec.digest.hex() / "1"
+            left.mkdir(parents=True)
+            (left / "0-0.words").write_bytes(b"\1" * 8000)
+            unknown = party.config.data / "rounds" / ("0" * 64) / "7"
+            unknown.mkdir(parents=True)
+            (unknown / "0-1.seed").write_bytes(b"\1" * 16)
+        async with start_party() as party:
+            return party.share_files()
+
+    assert asyncio.run(scenario()) == {}
