@@ -65,7 +65,11 @@ def upload(
             raise
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
-        raise min(errors, key=lambda error: isinstance(error, Unavailable))
+        raise min(errors, key=lambda error: isinstance(error, Unavailable | _StoppedUpload))
+
+
+class _StoppedUpload(TriskeleError):
+    """Not worth a repetition: another party's refusal is the error to tell."""
 
 
 class _PartyUpload:
@@ -147,7 +151,7 @@ class _PartyUpload:
 
     def _check_not_stopped(self) -> None:
         if self._stop.is_set():
-            raise Unavailable(f"party {self._party}: the upload was stopped, because another party refused it")
+            raise _StoppedUpload(f"party {self._party}: the upload was stopped, because another party refused it")
 
     def _requests(self, start: int) -> Iterator[party_pb2.UploadRequest]:
         """The header, then the chunks from byte `start` on; runs in a thread of grpc's, paced by the connection."""

@@ -71,18 +71,18 @@ def times_known(session: Session, dealt: Shares, factor: torch.Tensor | None) ->
 def bit_to_word(
     session: Session, bits: Shares, combine: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> Shares:
-    """Additive int64 shares of XOR-shared bits (0 or 1). Two rounds.
+    """Additive int64 shares of XOR-shared bits (the lowest one of each element). Two rounds.
 
     `combine` is a public linear map applied to the additive parts before they are re-shared, so that a sum of many
     bits travels as one word.
     """
     like = torch.empty(bits.shape, dtype=torch.int64)
-    known = (bits.first ^ bits.second).long() if session.party == 0 else None
+    known = ((bits.first ^ bits.second) & 1).long() if session.party == 0 else None
     u = deal(session, "bit", known, like)
     if session.party == 0:
         part = torch.zeros_like(like)
     else:
-        v = (bits.second if session.party == 1 else bits.first).long()
+        v = ((bits.second if session.party == 1 else bits.first) & 1).long()
         part = times_known(session, u, 1 - 2 * v)  # u xor v = u (1 - 2 v) + v
         if session.party == 1:
             part = part + v

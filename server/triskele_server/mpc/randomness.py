@@ -17,6 +17,8 @@ def _draw(stream: KeyStream, shape: tuple[int, ...], dtype: torch.dtype) -> torc
     count = 1
     for size in shape:
         count *= size
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)  # torch cannot view an empty array as wider words
     return torch.from_numpy(stream.read(count * _BYTES[dtype])).view(dtype).reshape(shape)
 
 

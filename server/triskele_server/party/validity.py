@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from triskele.errors import PartyFault
 from triskele.task import FRACTION_BITS
 from triskele_server.linear.sketch import Sketch, project
 from triskele_server.mpc import arithmetic, boolean
@@ -47,7 +48,10 @@ def check(
     words = Shares(torch.cat([t.first for t in tested], -1), torch.cat([t.second for t in tested], -1))
     invalid = boolean.any_bit(session, boolean.sign_bit(session, words))
     valid = arithmetic.bit_to_word(session, boolean.flipped(session, invalid))
-    return session.open(valid, "valid").numpy().astype(np.bool_)
+    opened = session.open(valid, "valid").numpy()
+    if not np.isin(opened, (0, 1)).all():
+        raise PartyFault("a validity bit opened to something else than 0 or 1: a party does not follow the protocol")
+    return opened.astype(np.bool_)
 
 
 def _negated(x: Shares) -> Shares:
