@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from triskele import Participant
 from triskele.errors import InvalidTask
@@ -58,6 +59,7 @@ def run_demo(
     started = time.monotonic()
     results: list[dict[str, Any]] = []
     with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(1))  # training shares two cores with eight processes
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triskele-demo-")))
         screen = stack.enter_context(Screen(console, participants, rounds))
         screen.say(f"Starting a coordinator and three parties with mutual TLS, {participants} participants ...")

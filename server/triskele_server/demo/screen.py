@@ -93,21 +93,18 @@ def _outcome(report: RoundReport) -> str:
 
 def final_table(results: Sequence[Mapping[str, Any]], rule: str) -> Table:
     """Accuracy and backdoor success after the last round, plain averaging beside Triskele."""
-    table = Table(title=f"After the last round: plain federated averaging and Triskele with {rule}")
-    table.add_column("attack")
-    for who in ("plain", "Triskele"):
-        table.add_column(f"{who}: accuracy", justify="right")
-        table.add_column(f"{who}: backdoor", justify="right")
-    table.add_column("malicious accepted, per round", justify="right")
+    table = Table(title=f"After the last round: plain federated averaging (FedAvg) and Triskele with {rule}")
+    table.add_column("attack", no_wrap=True)
+    for measure in ("accuracy", "backdoor"):
+        for who in ("FedAvg", "Triskele"):
+            table.add_column(f"{measure}\n{who}", justify="right")
+    table.add_column("malicious\naccepted", justify="right")
     for result in results:
         plain, secure = result["plain"][-1], result["triskele"][-1]
         accepted = [r["malicious_accepted"] for r in result["triskele"]]
         table.add_row(
             result["attack"],
-            f"{plain['accuracy']:.1%}",
-            _percent(plain["backdoor_success"]),
-            f"{secure['accuracy']:.1%}",
-            _percent(secure["backdoor_success"]),
+            *(_percent(r[measure]) for measure in ("accuracy", "backdoor_success") for r in (plain, secure)),
             "hidden" if None in accepted else f"{sum(accepted) / len(accepted):.1f} of {result['malicious']}",
         )
     return table

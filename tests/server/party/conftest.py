@@ -129,6 +129,7 @@ class Runner:
         self.started = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.cancelled = False
         self.written = asyncio.Event()
         self.end = asyncio.Event()
         self.end.set()
@@ -139,7 +140,11 @@ class Runner:
         self.jobs.append(job)
         on_phase(RoundState.CHECKED)
         self.started.set()
-        await self.go_on.wait()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
         if self.error is not None:
             raise self.error
         on_phase(RoundState.FILTERED)
@@ -238,6 +243,12 @@ class Party:
         """Wait until the party has so many bytes of a share on its disk."""
         async with asyncio.timeout(10):
             while len(self.share_files().get(name, b"")) < size:  # noqa: ASYNC110  a file gives no event
+                await asyncio.sleep(0.005)
+
+    async def until_no_files(self) -> None:
+        """Wait until the party has deleted everything of its rounds."""
+        async with asyncio.timeout(10):
+            while self.share_files():  # noqa: ASYNC110  a file gives no event
                 await asyncio.sleep(0.005)
 
     def share_files(self) -> dict[str, bytes]:

@@ -364,7 +364,8 @@ def test_first_part_is_hashed_again_on_resuming(start_party, spec, submission, r
     asyncio.run(scenario())
 
 
-def test_second_stream_takes_the_upload_over_from_one_that_hangs(start_party, spec, submission, refused):
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_second_stream_takes_the_upload_over_from_one_that_hangs(start_party, spec, submission, refused, asks_first):
     async def scenario():
         async with start_party() as party:
             await party.open(spec)
@@ -374,20 +375,23 @@ def test_second_stream_takes_the_upload_over_from_one_that_hangs(start_party, sp
             for request in made.chunks(stop=2048):
                 await call.write(request)
             await party.until_file("0-0.words", 2048)
-            committed = (await party.status(made)).committed
-            assert (
-                await party.upload([made.header(0), *made.chunks(start=committed)], as_participant="alice")
-            ).complete
-            before = party.share_files()
-            async with refused(CONFLICT, "taken over"):
+            committed = (await party.status(made)).committed if asks_first else 2048
+            second = party.intake("alice").Upload(timeout=20)
+            await second.write(made.header(0))
+            await second.write(made.chunks(start=committed)[0])
+            await party.until_file("0-0.words", 3072)
+            async with refused(CONFLICT, "taken over"):  # before the second stream has ended
                 await call.write(_chunk(2048, b"\0" * 1024))
                 await call.done_writing()
                 await call
-            return made, before, party.share_files()
+            for request in made.chunks(start=3072):
+                await second.write(request)
+            await second.done_writing()
+            return made, await second, party.share_files()["0-0.words"]
 
-    made, before, after = asyncio.run(scenario())
-    assert before == after
-    assert after["0-0.words"] == made.heavy_bytes
+    made, reply, words = asyncio.run(scenario())
+    assert reply.complete
+    assert words == made.heavy_bytes
 
 
 def test_status_of_another_participants_upload_tells_nothing(start_party, spec, submission):

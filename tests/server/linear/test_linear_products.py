@@ -1,0 +1,123 @@
+"""Gram and combine on shares: right mod 2^64, one result however the work is cut, shares read where they lie."""
+
+from __future__ import annotations
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
+from triskele.sharing import Seed, ShareContext, expand
+from triskele_server.linear.combine import combine_public, combine_secret
+from triskele_server.linear.gram import exact_gram_part, gram_part
+from triskele_server.linear.shares import SeedShare, SharePair, WordShare, chunks
+
+CONTEXT = ShareContext(TaskDigest(bytes(32)), RoundNumber(1), ParticipantId("p0"))
+
+
+def _words(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-(1 << 63), 1 << 63, shape, dtype=np.int64)
+
+
+def _shared(x: np.ndarray, seed: int) -> list[np.ndarray]:
+    a, b = _words(*x.shape, seed=seed), _words(*x.shape, seed=seed + 1)
+    return [a, b, x - a - b]
+
+
+def _pairs(parts: list[np.ndarray], party: int) -> list[SharePair]:
+    first, second = parts[party], parts[(party + 1) % 3]
+    return [SharePair(WordShare(a), WordShare(b)) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize(("rows", "words"), [(1, 1), (2, 511), (3, 512), (5, 513), (7, 8192), (4, 20_001)])
+def test_the_parties_gram_parts_add_up_to_the_product_mod_2_64(rows, words):
+    x = _words(rows, words, seed=words)
+    parts = _shared(x, words + 1)
+    total = sum(gram_part(parts[i], parts[(i + 1) % 3]) for i in range(3))
+    assert np.array_equal(total, x @ x.T)
+
+
+@pytest.mark.parametrize("dimension", [1, 8192, 8193, 20_001])
+def test_the_streamed_gram_is_the_whole_one(dimension):
+    parts = _shared(_words(4, dimension, seed=1), 2)
+    for party in range(3):
+        whole = gram_part(parts[party], parts[(party + 1) % 3])
+        assert np.array_equal(exact_gram_part(_pairs(parts, party), dimension), whole)
+
+
+def test_a_gram_part_is_symmetric():
+    part = gram_part(_words(6, 1000, seed=3), _words(6, 1000, seed=4))
+    assert np.array_equal(part, part.T)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 32_768, 70_001])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_public_weights_on_one_share(dimension, threads):
+    shares, weights = _words(5, dimension, seed=5), [1, 0, -3, 1 << 40, (1 << 63) - 1]
+    expected = (shares * np.array(weights)[:, None]).sum(0)
+    held = [WordShare(row) for row in shares]
+    if threads:
+        with ThreadPoolExecutor(threads) as pool:
+            assert np.array_equal(combine_public(held, weights, dimension, pool), expected)
+    else:
+        assert np.array_equal(combine_public(held, weights, dimension), expected)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 32_768, 70_001])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_secret_weights_add_up_to_the_weighted_sum_mod_2_64(dimension, threads):
+    x, w = _words(4, dimension, seed=6), _words(4, seed=7)
+    parts, weights = _shared(x, 8), _shared(w, 9)
+    total = np.zeros(dimension, np.int64)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        for party in range(3):
+            pair = list(zip(weights[party].tolist(), weights[(party + 1) % 3].tolist(), strict=True))
+            total += combine_secret(_pairs(parts, party), pair, dimension, pool if threads else None)
+    assert np.array_equal(total, (x * w[:, None]).sum(0))
+
+
+def test_the_words_of_a_submission_beyond_the_dimension_are_not_combined():
+    """The example weight rides behind the update."""
+    assert combine_public([WordShare(np.array([1, 2, 99]))], [2], 2).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 9])
+def test_one_word_of_a_pair_is_read_from_both_shares(length):
+    seed = Seed(secrets.token_bytes(16))
+    expanded = expand(seed, CONTEXT, ShareIndex(2)).words(length)
+    words = np.arange(length, dtype=np.int64) * 3
+    pair = SharePair(SeedShare(seed, CONTEXT, ShareIndex(2)), WordShare(words))
+    assert [pair.word(k) for k in range(length)] == [(int(expanded[k]), int(words[k])) for k in range(length)]
+
+
+def test_a_seed_share_reads_any_even_range():
+    share = SeedShare(Seed(bytes(16)), CONTEXT, ShareIndex(0))
+    whole = share.read(0, 1000)
+    for start, stop in ((0, 1), (2, 3), (500, 1000), (998, 1000)):
+        assert np.array_equal(share.read(start, stop), whole[start:stop])
+
+
+def test_mapped_words_are_read_from_the_file_and_of_the_right_length(tmp_path):
+    words = _words(1001, seed=10)
+    path = tmp_path / "share"
+    path.write_bytes(words.astype("<i8").tobytes())
+    assert np.array_equal(WordShare.map(path, 1001).read(10, 1001), words[10:])
+    for length in (1000, 1002):
+        with pytest.raises(ValueError, match=f"does not hold {length} words"):
+            WordShare.map(path, length)
+
+
+def test_shares_print_no_words():
+    pair = SharePair(SeedShare(Seed(b"secretsecretseed"), CONTEXT, ShareIndex(0)), WordShare(np.array([987654321])))
+    pair.first.read(0, 2)
+    assert "987654321" not in repr(pair)
+    assert "secret" not in repr(pair)
+
+
+def test_chunks_cover_everything_once_and_begin_evenly():
+    for length in (0, 1, 9, 10, 11):
+        spans = list(chunks(length, 4))
+        assert [t for a, b in spans for t in range(a, b)] == list(range(length))
+        assert all(a % 2 == 0 for a, _ in spans)
