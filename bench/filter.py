@@ -21,7 +21,9 @@ def main(participants: int = 100, dimension: int = 1_000_000) -> None:
     rng = np.random.default_rng(0)
     options = {"num_malicious_nodes": participants // 5, "num_nodes_to_select": participants * 3 // 5}
     # Kernels are compiled once per installation; that is not what is measured.
-    simulate(rng.standard_normal((4, 20_000)), rule="multi-krum", rule_options={"num_nodes_to_select": 2}, gram="sketch")
+    simulate(
+        rng.standard_normal((4, 20_000)), rule="multi-krum", rule_options={"num_nodes_to_select": 2}, gram="sketch"
+    )
     updates = rng.standard_normal((participants, dimension), dtype=np.float32)
     updates[-(participants // 5) :] *= 3
     started = time.perf_counter()

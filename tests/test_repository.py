@@ -34,7 +34,9 @@ def test_every_command_of_the_readme_exists_and_no_other() -> None:
     assert named == listed
 
 
-@pytest.mark.parametrize("line", [x for x in (ROOT / "docs/protocol.md").read_text().splitlines() if "aggregate[d] |" in x])
+@pytest.mark.parametrize(
+    "line", [x for x in (ROOT / "docs/protocol.md").read_text().splitlines() if "aggregate[d] |" in x]
+)
 def test_the_ledger_in_the_docs_is_the_one_declared(line: str) -> None:
     rule, decisions, opened = (cell.strip() for cell in line.strip("|").split("|"))
     name = re.findall(r"`([a-z-]+)`", rule)[0]

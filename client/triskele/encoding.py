@@ -1,4 +1,4 @@
-"""Fixed-point encoding of a model update into the ring Z_{2^64}: clip to norm C, scale by 2^f / C, round stochastically.
+"""Fixed-point encoding of an update into the ring Z_{2^64}: clip to norm C, scale by 2^f / C, round stochastically.
 
 Rounding up with probability equal to the fraction keeps the aggregate unbiased whatever the update's scale.
 """

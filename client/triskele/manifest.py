@@ -18,12 +18,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from triskele_proto.v1 import types_pb2
 
 from triskele.errors import InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest, checked_name
 from triskele.sharing import Commitment, ShareContext, heavy_index
 from triskele.task import TaskSpec
+from triskele_proto.v1 import types_pb2
 
 ManifestDigest = NewType("ManifestDigest", bytes)  # SHA-256 of the canonical bytes, 32 bytes
 

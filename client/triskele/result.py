@@ -25,10 +25,10 @@ _MAX_COEFFICIENT_BITS = 62
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round gave. `mean` is float64 [dimension] in model units; `weight_total` the sum it was divided by."""
+    """What a round gave. `mean` is float64 [dimension] in model units; `weight_total` the sum of the weights in it."""
 
     mean: NDArray[np.float64] = field(repr=False)
-    weight_total: float
+    weight_total: int
     digest: bytes  # SHA-256 of the little-endian words
 
 
@@ -55,8 +55,8 @@ def _read(chunks: Iterator[Any], spec: TaskSpec) -> Aggregate:
     digest = hashlib.sha256(words.data).digest()
     if not hmac.compare_digest(digest, header.digest):
         raise PartyFault("the coordinator sent a result that does not have the announced digest; nothing of it is used")
-    weight_total = header.weight_total / 2.0**header.coefficient_bits
-    return Aggregate(decode(words, clip_norm=spec.clip_norm, weight_total=weight_total), weight_total, digest)
+    divisor = header.weight_total * 2.0**header.coefficient_bits
+    return Aggregate(decode(words, clip_norm=spec.clip_norm, weight_total=divisor), header.weight_total, digest)
 
 
 def _header(message: Any, spec: TaskSpec) -> coordinator_pb2.ResultHeader:

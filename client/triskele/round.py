@@ -99,7 +99,7 @@ class SubmittedUpdate:
         return self._view.accepted(self.slot)
 
     @property
-    def weight_total(self) -> float | None:
+    def weight_total(self) -> int | None:
         """The sum of the weights in the aggregate, None before `result` has returned."""
         return None if self._aggregate is None else self._aggregate.weight_total
 

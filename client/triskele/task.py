@@ -73,7 +73,9 @@ class TaskSpec:
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
         for key, value in self.rule_options.items():
-            if not isinstance(value, int | float | str | bool) or (isinstance(value, float) and not math.isfinite(value)):
+            if not isinstance(value, int | float | str | bool) or (
+                isinstance(value, float) and not math.isfinite(value)
+            ):
                 raise InvalidTask(f"rule option {key!r} must be a number, a text or true/false")
         self.check_headroom()
 

@@ -99,7 +99,7 @@ def simulate(
         accepted = np.zeros(len(rows), np.bool_)
         accepted[list(output.accepted)] = True
     return SimulatedRound(
-        decode(output.words, clip_norm=spec.clip_norm, weight_total=output.divisor),
+        decode(output.words, clip_norm=spec.clip_norm, weight_total=output.weight_total * 2.0**output.coefficient_bits),
         accepted,
         invalid,
         [(o.name, o.shape) for o in output.ledger.openings],

@@ -62,7 +62,7 @@ def test_result_has_the_structure_of_the_update(federation, join):
 def test_coefficient_bits_scale_the_total_weight(federation, join):
     federation.coordinator.show(1, "OPEN")
     submitted = join().round("faces", 1).submit(update())
-    federation.coordinator.release(1, federation.sum_of_uploads() * 8, 8 << 4, coefficient_bits=4)
+    federation.coordinator.release(1, federation.sum_of_uploads() * 8 << 4, 8, coefficient_bits=4)
     assert np.abs(submitted.result(timeout=20) - update()).max() < 4.0 * 2.0**-20
 
 

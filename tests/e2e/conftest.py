@@ -19,9 +19,7 @@ def scheduled(name: str, *, rounds: int = 1, quorum: int = PARTICIPANTS, **field
     spec = TaskSpec(
         **{"name": name, "dimension": DIMENSION, "clip_norm": 4.0, "max_participants": PARTICIPANTS} | fields
     )
-    return ScheduledTask(
-        spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=150.0, grace_seconds=0.2)
-    )
+    return ScheduledTask(spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=150.0, grace_seconds=0.2))
 
 
 KRUM = {"rule": "multi-krum", "rule_options": {"num_malicious_nodes": 1, "num_nodes_to_select": 3}}

@@ -52,8 +52,9 @@ def test_two_rounds_give_every_participant_the_mean_of_the_selected(members: lis
         rows = updates(number, outlier=2)
         rounds = [next(task) for task in tasks]
         assert [r.number for r in rounds] == [number] * PARTICIPANTS
-        handles = everybody(members, lambda i: rounds[i].submit({"b": rows[i, 100:], "a": rows[i, :100]}))
-        results = everybody(members, lambda i: handles[i].result(timeout=120))
+        parts = [{"b": row[100:], "a": row[:100]} for row in rows]
+        handles = everybody(members, lambda i, r=rounds, p=parts: r[i].submit(p[i]))
+        results = everybody(members, lambda i, h=handles: h[i].result(timeout=120))
         accepted = np.array([handle.accepted for handle in handles])
         assert accepted.sum() == 3
         assert not accepted[2]

@@ -64,8 +64,8 @@ class Blame:
 class Outcome:
     """What the MPC of a round gave, as one party reports it. Equal at all three or the round fails.
 
-    The output is `dimension` little-endian 64-bit words; dividing them by `weight_total`, an integer with
-    `coefficient_bits` fraction bits, gives the mean.
+    The output is `dimension` little-endian 64-bit words; dividing them by `weight_total`, the sum of the weights, and
+    by 2^coefficient_bits gives the mean.
     """
 
     output_digest: bytes  # SHA-256, 32 bytes

@@ -97,7 +97,8 @@ def run_demo(
     console.print(final_table(results, rule))
     console.print(
         f"Opened in each round, at every party: {', '.join(results[-1]['openings'])}. Nothing else.\n"
-        f"{participants} participants, {malicious} malicious, {rounds} rounds, {DIMENSION} parameters, {seconds:.0f} s.",
+        f"{participants} participants, {malicious} malicious, {rounds} rounds, {DIMENSION} parameters, "
+        f"{seconds:.0f} s.",
         highlight=False,
     )
     measured = {

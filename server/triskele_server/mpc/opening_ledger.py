@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from triskele.errors import TriskeleError
 
 
-class UndeclaredOpening(TriskeleError):  # noqa: N818 - like the other errors, named after what happened
+class UndeclaredOpening(TriskeleError):
     """Something tried to open a value that the round did not declare; nothing was opened."""
 
 
@@ -30,9 +31,21 @@ class OpeningLedger:
 
     declared: Sequence[str]
     openings: list[Opening] = field(default_factory=list)
+    _held: bool = False
+
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Nothing may be opened inside the block, whatever is declared: a rule runs in there."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def admit(self, name: str, shape: tuple[int, ...]) -> None:
         """Record an opening; raises UndeclaredOpening unless `name` is declared, not yet opened and in order."""
+        if self._held:
+            raise UndeclaredOpening(f"opening {name!r} refused: a rule opens nothing, the round opens what is declared")
         last = self.declared.index(self.openings[-1].name) if self.openings else -1
         if name not in self.declared[last + 1 :]:
             raise UndeclaredOpening(

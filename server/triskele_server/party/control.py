@@ -93,7 +93,7 @@ class RoundControl:
             tuple(u.submission for u in uploads),
             record.blame,
             record.outcome,
-            {u.slot: u.participant for u in uploads},
+            {u.slot: u.participant for u in uploads if u.sealed},
         )
 
     async def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundStatus:
@@ -193,7 +193,7 @@ class RoundControl:
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
         def share(index: ShareIndex) -> HeldShare:
             seed = index != upload.heavy
-            return HeldShare(index, self._files.share(key, upload.slot, index, seed=seed), seed)
+            return HeldShare(index, self._files.share(key, upload.participant, index, seed=seed), seed)
 
         first, second = held_shares(self._config.index)
         return HeldSubmission(upload.slot, upload.participant, upload.manifest_digest, (share(first), share(second)))

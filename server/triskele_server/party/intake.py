@@ -2,7 +2,7 @@
 
     begin   (1) the manifest is signed by the caller, (2) it names the caller, (3) this party has its round,
             (4) it fits the task, (5) the two shares are this party's, (6) the seeds open their commitments,
-            (7) nothing else of this participant or in this slot stands, and the round is open
+            (7) nothing else of this participant stands, and the round is open
     write   (8) chunks come in order, in size, and not beyond the share's length
     finish  (9) the share is whole, (10) it opens its commitment, (11) all is on disk before it counts
 

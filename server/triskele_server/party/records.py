@@ -41,7 +41,6 @@ uploads = sa.Table(
     sa.Column("committed", sa.BigInteger, nullable=False),  # bytes of the heavy share that are safely on disk
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("sealed", sa.Boolean, nullable=False),
-    sa.UniqueConstraint("task", "round", "slot"),
     sa.ForeignKeyConstraint(_ROUND_KEY, ["rounds.task", "rounds.round"]),
 )
 

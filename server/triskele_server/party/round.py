@@ -70,10 +70,11 @@ class RoundInput:
 
 @dataclass(frozen=True)
 class RoundOutput:
-    """The aggregate is words / divisor * C / 2^20. `accepted` is None under hidden decisions."""
+    """The mean is words / weight_total / 2^coefficient_bits * C / 2^20. `accepted` is None under hidden decisions."""
 
     words: Words
-    divisor: int
+    weight_total: int
+    coefficient_bits: int
     refused: Mapping[Slot, str]
     accepted: tuple[Slot, ...] | None
     ledger: OpeningLedger
@@ -141,7 +142,7 @@ def run_round(
     # 10. Release: the words are the same at all three parties; the coordinator compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
     accepted = tuple(r.slot for r in taking_part) if spec.decisions == "public" else None
-    return RoundOutput(words, coefficients.divisor, refused, accepted, session.ledger)
+    return RoundOutput(words, coefficients.weight_total, coefficients.fraction_bits, refused, accepted, session.ledger)
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:

@@ -1,8 +1,8 @@
 """A party's shares as flat files, private to the party's account, one folder per round.
 
-<data>/rounds/<task digest, hex>/<round>/<slot>-<index>.seed     16 bytes
-<data>/rounds/<task digest, hex>/<round>/<slot>-<index>.words    little-endian 64-bit words
-<data>/rounds/<task digest, hex>/<round>/output.words            the aggregate
+<data>/rounds/<task digest, hex>/<round>/<participant>-<index>.seed     16 bytes
+<data>/rounds/<task digest, hex>/<round>/<participant>-<index>.words    little-endian 64-bit words
+<data>/rounds/<task digest, hex>/<round>/output.bin                     the aggregate
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triskele.errors import InvalidTask
-from triskele.ids import RoundNumber, ShareIndex, Slot, TaskDigest
+from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class ShareFiles:
         """Where a round's files are; it may not exist yet."""
         return self._root / key.task.hex() / str(key.number)
 
-    def share(self, key: RoundKey, slot: Slot, index: ShareIndex, *, seed: bool) -> Path:
-        """The file of one share."""
-        return self.folder(key) / f"{slot}-{index}.{'seed' if seed else 'words'}"
+    def share(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, *, seed: bool) -> Path:
+        """The file of one share. Names of participants are names of files (triskele.ids.checked_name)."""
+        return self.folder(key) / f"{participant}-{index}.{'seed' if seed else 'words'}"
 
     def output(self, key: RoundKey) -> Path:
         """The file of the round's aggregate."""
-        return self.folder(key) / "output.words"
+        return self.folder(key) / "output.bin"
 
     def make_folder(self, key: RoundKey) -> None:
         """Create a round's folder, durably."""

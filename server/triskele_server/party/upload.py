@@ -187,7 +187,7 @@ class UploadSession:
             self._file = None
 
     def _path(self, index: ShareIndex, *, seed: bool) -> Path:
-        return self._files.share(self._key, self._upload.slot, index, seed=seed)
+        return self._files.share(self._key, self._upload.participant, index, seed=seed)
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -82,7 +82,10 @@ class MpcWorker:
         await asyncio.to_thread(self._process.start)
         theirs.close()
         threading.Thread(target=self._listen, args=(loop, self._pipe), daemon=True).start()
-        started = await asyncio.wait_for(self._started, START_SECONDS)
+        try:
+            started = await asyncio.wait_for(asyncio.shield(self._started), START_SECONDS)
+        except TimeoutError:
+            raise ConfigurationError(f"the computing process did not start within {START_SECONDS:g} s") from None
         if started.error:
             raise ConfigurationError(started.error)
 

@@ -12,6 +12,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import grpc
 import structlog
 import torch
 
@@ -65,7 +66,16 @@ class WorkerProcess:
             self._pipe.send(message)
 
     async def serve(self) -> None:
-        """Serve Peer until the process ends."""
+        """Serve Peer until the process ends; the parent hears whether that worked."""
+        try:
+            self._hub, server = await self._listening()
+        except ConfigurationError as error:
+            self._tell(Started(str(error)))
+            return
+        self._tell(Started())
+        await server.wait_for_termination()
+
+    async def _listening(self) -> tuple[PeerHub, grpc.aio.Server]:
         hub = PeerHub(self._config)
         tls = self._config.tls.files
         server = build_server(tls, self._config.federation)
@@ -75,15 +85,12 @@ class WorkerProcess:
             try:
                 bind(server, self._config.peer_listen, tls)
                 break
-            except ConfigurationError as error:
+            except ConfigurationError:
                 if time.monotonic() > until:
-                    self._tell(Started(str(error)))
-                    return
+                    raise
                 await asyncio.sleep(0.1)
         await server.start()
-        self._hub = hub
-        self._tell(Started())
-        await server.wait_for_termination()
+        return hub, server
 
     def run(self, number: int, job: RoundJob) -> None:
         """Run one job to its end and tell the parent; nothing escapes."""
@@ -121,8 +128,8 @@ class WorkerProcess:
         self._tell(Reached(number, RoundState.COMBINED))
         return RoundOutcome(
             digest,
-            output.divisor,
-            0,
+            output.weight_total,
+            output.coefficient_bits,
             tuple(output.refused.items()),
             output.accepted,
             tuple(str(o) for o in output.ledger.openings),

@@ -61,7 +61,9 @@ def test_buckets_and_signs_are_uniform_and_differ_between_blocks():
         chi2 = ((np.bincount(block, minlength=2 * CHECK_BUCKETS) - expected) ** 2 / expected).sum()
         freedom = 2 * CHECK_BUCKETS - 1
         assert abs(chi2 - freedom) < 6 * (2 * freedom) ** 0.5
-    assert abs((places[0] == places[1]).mean() - 1 / (2 * CHECK_BUCKETS)) < 6 * (1 / (2 * CHECK_BUCKETS) / 100_000) ** 0.5
+    assert (
+        abs((places[0] == places[1]).mean() - 1 / (2 * CHECK_BUCKETS)) < 6 * (1 / (2 * CHECK_BUCKETS) / 100_000) ** 0.5
+    )
 
 
 def test_an_executor_gives_the_same_words():

@@ -14,7 +14,9 @@ from triskele_server.mpc.session import Session
 def _whole_range() -> torch.Tensor:
     powers = 2 ** torch.arange(62)
     log_uniform = torch.from_numpy(np.exp2(np.random.default_rng(3).uniform(0, 61.99, 2000)).astype(np.int64))
-    return torch.cat([torch.arange(1, 300), powers, powers[1:] - 1, powers[1:] + 1, log_uniform, torch.tensor([(1 << 62) - 1])])
+    return torch.cat(
+        [torch.arange(1, 300), powers, powers[1:] - 1, powers[1:] + 1, log_uniform, torch.tensor([(1 << 62) - 1])]
+    )
 
 
 @pytest.mark.parametrize("fraction_bits", [0, 20, 42])

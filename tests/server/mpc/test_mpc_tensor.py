@@ -98,7 +98,13 @@ def test_sign_abs_relu_of_the_function_library(bits):
     shared = (encoded(x, bits), bits)
     assert values(on_tensors(lambda a: a.abs(), shared)).tolist() == np.abs(x).tolist()
     assert values(on_tensors(lambda a: a.relu(), shared)).tolist() == np.maximum(x, 0).tolist()
-    assert values(on_tensors(lambda a: a.sign(), shared)).tolist() == [1.0, 1.0, -1.0, 1.0, -1.0]  # 0 counts as positive
+    assert values(on_tensors(lambda a: a.sign(), shared)).tolist() == [
+        1.0,
+        1.0,
+        -1.0,
+        1.0,
+        -1.0,
+    ]  # 0 counts as positive
 
 
 def test_where_takes_secret_and_public_conditions_and_mixed_scales():
@@ -182,7 +188,9 @@ def test_quotient_by_a_large_public_number(divisor):
     assert abs(float(got[0]) * divisor / 500.0 - 1) < 2.0**-10
 
 
-@pytest.mark.xfail(strict=True, reason="replicated.py: the squared inverse root overflows below 2^-10 and fades above 8")
+@pytest.mark.xfail(
+    strict=True, reason="replicated.py: the squared inverse root overflows below 2^-10 and fades above 8"
+)
 @pytest.mark.parametrize("number", [2.0**-16, 2.0**-12, 2.0**30])
 def test_reciprocal_over_the_whole_range(number):
     got = values(on_tensors(lambda a: a.reciprocal(), (encoded([number], 20), 20)))
@@ -192,7 +200,14 @@ def test_reciprocal_over_the_whole_range(number):
 def test_nothing_printed_shows_a_value():
     secret = 123456789
     tensor = ReplicatedTensor(share([secret])[0], None, 20)
-    for shown in (repr(tensor), str(tensor), f"{tensor}", repr(tensor.shares), repr([tensor]), repr(share([secret])[0])):
+    for shown in (
+        repr(tensor),
+        str(tensor),
+        f"{tensor}",
+        repr(tensor.shares),
+        repr([tensor]),
+        repr(share([secret])[0]),
+    ):
         assert not any(str(int(word)) in shown for word in (*tensor.shares.first, *tensor.shares.second, secret))
     assert repr(tensor) == "ReplicatedTensor([1], fraction_bits=20)"
 

@@ -126,7 +126,7 @@ def test_equal_shares_pass_the_comparison():
 @pytest.mark.parametrize("rows", [[0], [2], [0, 1]])
 def test_differing_shares_are_named_by_slot_at_both_holders(party, rows):
     changed = np.arange(6, dtype=np.int64).reshape(3, 2) + 10 * party
-    changed[rows, 1] ^= 1 << 63
+    changed[rows, 1] ^= -(1 << 63)
     errors = _compared({party: changed})
     other = (party + 2) % 3
     for holder, peer in ((party, other), (other, party)):

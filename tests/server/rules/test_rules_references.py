@@ -139,7 +139,9 @@ def test_norm_clip_with_tiny_median_zero_rows_and_ties(case):
     assert np.linalg.norm(outcome.aggregate - expected) < TOLERANCE
 
 
-@pytest.mark.parametrize(("rule", "options"), [("mean", {}), ("norm-clip", {}), ("multi-krum", {"num_nodes_to_select": 2})])
+@pytest.mark.parametrize(
+    ("rule", "options"), [("mean", {}), ("norm-clip", {}), ("multi-krum", {"num_nodes_to_select": 2})]
+)
 def test_a_million_entries(rule, options):
     words = gaussian(3, 1_000_000, seed=14)
     outcome = _simulate(words, rule=rule, rule_options=options, gram="exact")
