@@ -13,12 +13,14 @@ from three_parties import (
     at_three_parties,
     on_bits,
     random_words,
+    reconstruct,
     reconstruct_bits,
     share,
     share_bits,
 )
 
 from triskele_server.mpc import boolean
+from triskele_server.mpc.arithmetic import bit_to_word
 from triskele_server.mpc.session import Session
 
 EDGES = [0, 1, -1, MAX, MIN, MIN + 1, MAX - 1, 1 << 62, -(1 << 62), *(1 << p for p in range(63))]
@@ -109,3 +111,23 @@ def test_a_comparison_takes_eight_rounds_and_25_bytes_a_word():
     assert max(sent for sent, _ in results) == 33 * count
     assert sorted(sent for sent, _ in results)[:2] == [25 * count] * 2
     assert max(rounds for _, rounds in results) == 8
+
+
+@pytest.mark.parametrize("produced", ["any_bit", "conjunction", "sign_bit", "flipped"])
+def test_one_bit_results_convert_to_words(produced):
+    """Masks leave junk in the higher bits of a byte's shares, which cancels in the XOR but not in an addition."""
+    rows = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]] * 25, np.uint8)
+    shared, words = share_bits(rows), share(rows.astype(np.int64) - 1)
+
+    def run(session: Session):
+        mine = shared[session.party]
+        bits = {
+            "any_bit": lambda: boolean.any_bit(session, mine),
+            "conjunction": lambda: boolean.conjunction(session, mine, mine),
+            "sign_bit": lambda: boolean.sign_bit(session, words[session.party]),
+            "flipped": lambda: boolean.flipped(session, boolean.any_bit(session, mine)),
+        }[produced]()
+        return bit_to_word(session, bits)
+
+    expected = {"any_bit": rows.any(1), "conjunction": rows, "sign_bit": rows == 0, "flipped": ~rows.any(1)}[produced]
+    assert reconstruct(at_three_parties(run)).tolist() == expected.astype(int).tolist()

@@ -128,9 +128,6 @@ def test_a_rule_that_opens_by_cryptens_names_ends_the_round():
         _ended_the_round(ran)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="opening_ledger.py: a rule may open anything under a name that the round declares"
-)
 @pytest.mark.parametrize("name", ["enough_accepted", "accepted", "aggregate"])
 def test_a_rule_cannot_open_the_gram_matrix_under_a_declared_name(name):
     def posing(gram):
@@ -230,16 +227,14 @@ def test_a_small_scale_on_enough_rows_passes():
     rows = rows_around(N, D, seed=1, outliers=[2])
     output = _run_rogue(scaling, coefficient_bits=SCALE_BITS).outputs[0]
     assert output.words.tolist() == (rows[:3].sum(0) << SCALE_BITS).tolist()
-    assert output.divisor == N << SCALE_BITS
+    assert (output.weight_total, output.coefficient_bits) == (N, SCALE_BITS)
 
 
-@pytest.mark.xfail(strict=True, reason="filter.py _check_cohort: public weights are only counted, not bounded")
 @pytest.mark.parametrize(
     "weights", [[1 << 40, 1, 1, 1, 1, 1], [-1, 1, 1, 1, 1, 1], [1, -1, 1, -1, 1, -1], [1 << 20, 1 << 20, 1, 1, 1, 1]]
 )
 def test_public_weights_out_of_line_end_the_round(weights):
-    ran = _run_rogue(lambda rows: np.array(weights), needs_gram=False)
-    _ended_the_round(ran, "too_few_accepted")
+    _ended_the_round(_run_rogue(lambda rows: np.array(weights), needs_gram=False))
 
 
 def test_public_weights_on_too_few_rows_end_the_round():
@@ -251,9 +246,6 @@ def test_a_selecting_rule_must_give_secret_weights():
     _ended_the_round(_run_rogue(lambda gram: np.ones(N, np.int64), selected=_select_all))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="filter.py: `accepted` opens weights that only their product with the examples bounds"
-)
 def test_accepted_opens_bits_only():
     """With an example weight of 0 or 1 the product stays in range while the rule's weight is any number."""
     ran = _run_rogue(

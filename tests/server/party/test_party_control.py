@@ -60,13 +60,13 @@ def test_whole_life_of_a_round(start_party, spec, submission):
         (i, m.participant, m.manifest.digest) for i, m in enumerate(made)
     ]
     assert [[(h.index, h.seed, h.path.name) for h in s.shares] for s in job.submissions] == [
-        [(2, True, "0-2.seed"), (0, False, "0-0.words")],
-        [(2, True, "1-2.seed"), (0, True, "1-0.seed")],
+        [(2, True, "alice-2.seed"), (0, False, "alice-0.words")],
+        [(2, True, "bob-2.seed"), (0, True, "bob-0.seed")],
     ]
     outcome = replies[2].outcome
     assert (outcome.weight_total, list(outcome.accepted_slots), list(outcome.openings)) == (2, [1], ["y[3]"])
     assert [(r.slot, r.participant, r.reason) for r in outcome.refused] == [(0, "alice", "norm")]
-    assert before == {"0-2.seed", "0-0.words", "1-2.seed", "1-0.seed", "output.words"}
+    assert before == {"alice-2.seed", "alice-0.words", "bob-2.seed", "bob-0.seed", "output.bin"}
     assert party.share_files() == {}
     assert replies[3].outcome == outcome
 
@@ -463,7 +463,7 @@ def test_sealed_round_whose_files_are_lost_fails_at_the_restart(start_party, spe
     async def scenario():
         async with start_party() as party:
             await _sealed(party, spec, submission)
-            next((party.config.data / "rounds").rglob("1-1.words")).unlink()
+            next((party.config.data / "rounds").rglob("bob-1.words")).unlink()
         async with start_party() as party:
             return await party.round_status(spec), party.share_files()
 
@@ -476,7 +476,7 @@ def test_open_rounds_upload_whose_file_is_lost_can_be_sent_again(start_party, sp
     async def scenario():
         async with start_party() as party:
             made = await _filled(party, spec, submission)
-            next((party.config.data / "rounds").rglob("0-0.words")).unlink()
+            next((party.config.data / "rounds").rglob("alice-0.words")).unlink()
         async with start_party() as party:
             status = await party.round_status(spec)
             assert [c.participant for c in status.complete] == ["bob"]
@@ -494,10 +494,10 @@ def test_what_a_crash_left_of_an_ended_round_is_deleted_at_the_restart(start_par
             await party.end(spec, "EXPIRED")
             left = party.config.data / "rounds" / spec.digest.hex() / "1"
             left.mkdir(parents=True)
-            (left / "0-0.words").write_bytes(b"\1" * 8000)
+            (left / "alice-0.words").write_bytes(b"\1" * 8000)
             unknown = party.config.data / "rounds" / ("0" * 64) / "7"
             unknown.mkdir(parents=True)
-            (unknown / "0-1.seed").write_bytes(b"\1" * 16)
+            (unknown / "alice-1.seed").write_bytes(b"\1" * 16)
         async with start_party() as party:
             return party.share_files()
 

@@ -151,7 +151,7 @@ def test_wrong_stream_is_refused_and_the_right_one_still_counts(start_party, spe
             assert (status.state, len(status.complete)) == ("OPEN", 0)
             done = await party.status(made)
             reply = await party.upload([made.header(0), *made.chunks(start=done.committed)], as_participant="alice")
-            return reply, party.share_files()["0-0.words"] == made.heavy_bytes
+            return reply, party.share_files()["alice-0.words"] == made.heavy_bytes
 
     reply, same = asyncio.run(scenario())
     assert (reply.complete, reply.committed, same) == (True, SIZE, True)
@@ -311,7 +311,7 @@ async def _break_off(party, made, sent):
     await call.write(made.header(0))
     for request in made.chunks(stop=sent):
         await call.write(request)
-    await party.until_file("0-0.words", sent)
+    await party.until_file("alice-0.words", sent)
     call.cancel()
 
 
@@ -324,7 +324,7 @@ def test_broken_upload_goes_on_where_it_stopped(start_party, spec, submission):
             committed = (await party.status(made)).committed
             assert not (await party.status(made)).complete
             reply = await party.upload([made.header(0), *made.chunks(start=committed)], as_participant="alice")
-            return committed, reply, party.share_files()["0-0.words"] == made.heavy_bytes
+            return committed, reply, party.share_files()["alice-0.words"] == made.heavy_bytes
 
     committed, reply, same = asyncio.run(scenario())
     assert committed == 3 * 1024
@@ -341,7 +341,7 @@ def test_broken_upload_goes_on_after_a_restart_of_the_party(start_party, spec, s
         async with start_party() as party:
             committed = (await party.status(made)).committed
             reply = await party.upload([made.header(0), *made.chunks(start=committed)], as_participant="alice")
-            return committed, reply, party.share_files()["0-0.words"] == made.heavy_bytes
+            return committed, reply, party.share_files()["alice-0.words"] == made.heavy_bytes
 
     committed, reply, same = asyncio.run(scenario())
     assert committed == 5 * 1024
@@ -375,12 +375,12 @@ def test_second_stream_takes_the_upload_over_from_one_that_hangs(start_party, sp
             await call.write(made.header(0))
             for request in made.chunks(stop=2048):
                 await call.write(request)
-            await party.until_file("0-0.words", 2048)
+            await party.until_file("alice-0.words", 2048)
             committed = (await party.status(made)).committed if asks_first else 2048
             second = party.intake("alice").Upload(timeout=20)
             await second.write(made.header(0))
             await second.write(made.chunks(start=committed)[0])
-            await party.until_file("0-0.words", 3072)
+            await party.until_file("alice-0.words", 3072)
             async with refused(CONFLICT, "taken over"):  # before the second stream has ended
                 await call.write(_chunk(2048, b"\0" * 1024))
                 await call.done_writing()
@@ -388,7 +388,7 @@ def test_second_stream_takes_the_upload_over_from_one_that_hangs(start_party, sp
             for request in made.chunks(start=3072):
                 await second.write(request)
             await second.done_writing()
-            return made, await second, party.share_files()["0-0.words"]
+            return made, await second, party.share_files()["alice-0.words"]
 
     made, reply, words = asyncio.run(scenario())
     assert reply.complete
@@ -428,7 +428,7 @@ def test_sealed_round_takes_no_more_uploads_but_repeats_what_it_answered(start_p
             call = party.intake("carol").Upload(timeout=20)  # in the middle of its upload while the round is sealed
             await call.write(late.header(0))
             await call.write(late.chunks()[0])
-            await party.until_file("3-0.words", 1024)
+            await party.until_file("carol-0.words", 1024)
             await party.seal(spec, made)
             async with refused(WRONG_STATE, "no uploads any more"):
                 await call.write(late.chunks()[1])
@@ -453,7 +453,7 @@ def test_upload_of_many_chunks_is_taken_whole(start_party, submission):
             requests = [made.header(0), *made.chunks(size=DEFAULT_LIMITS.max_chunk_bytes)]
             reply = await party.upload(requests, as_participant="alice")
             return reply, np.array_equal(
-                np.frombuffer(party.share_files()["0-0.words"], "<i8"), made.sharing.heavy_words
+                np.frombuffer(party.share_files()["alice-0.words"], "<i8"), made.sharing.heavy_words
             )
 
     reply, same = asyncio.run(scenario())

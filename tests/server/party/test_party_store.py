@@ -193,11 +193,11 @@ def test_folders_of_one_round_are_deleted_and_those_of_another_stay(tmp_path):
     other = RoundKey(KEY.task, 2)
     for key in (KEY, other):
         files.make_folder(key)
-        files.write_seeds(key, {files.share(key, Slot(0), ShareIndex(1), seed=True): b"\1" * 16})
+        files.write_seeds(key, {files.share(key, ParticipantId("alice"), ShareIndex(1), seed=True): b"\1" * 16})
     files.delete(KEY)
     files.delete(KEY)
     assert not files.folder(KEY).exists()
-    assert files.share(other, Slot(0), ShareIndex(1), seed=True).read_bytes() == b"\1" * 16
+    assert files.share(other, ParticipantId("alice"), ShareIndex(1), seed=True).read_bytes() == b"\1" * 16
 
 
 KILLED = """
@@ -220,7 +220,7 @@ KILLED = """
     )
     for offset in range(0, 11 * 1024, 1024):
         session.write(offset, b"\\3" * 1024)
-    print(files.share(key, 0, 0, seed=False).stat().st_size, flush=True)
+    print(files.share(key, "alice", 0, seed=False).stat().st_size, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -236,7 +236,7 @@ def test_after_kill_minus_9_only_what_was_committed_counts_and_the_rest_is_cut_o
     try:
         upload = store.upload(KEY, ParticipantId("alice"))
         assert (upload.committed, upload.complete) == (8192, False)
-        path = files.share(KEY, Slot(0), ShareIndex(0), seed=False)
+        path = files.share(KEY, ParticipantId("alice"), ShareIndex(0), seed=False)
         assert path.stat().st_size >= upload.committed
         descriptor = files.open_words(path, upload.committed)
         assert path.stat().st_size == 8192
