@@ -5,22 +5,39 @@ Errors of Triskele leave a command as they are; `triskele` prints their text and
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from triskele.errors import ConfigurationError
+
 
 def commands() -> typer.Typer:
     """`triskele coordinator | party | provision | demo`."""
     app = typer.Typer(help="Run and set up the servers of a federation.")
-    app.command("coordinator")(run_coordinator)
-    app.command("party")(run_party)
-    app.command("provision")(run_provision)
-    app.command("demo")(run_demo)
+    for name, command in _COMMANDS.items():
+        app.command(name)(_needing_extras(command))
     return app
+
+
+def _needing_extras(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command; where a package of the extras is missing it says how to get it."""
+
+    @functools.wraps(command)
+    def checked(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"this command needs {error.name}, which is not installed: pip install 'triskele[server,demo]', "
+                "and pip install --no-deps crypten==0.4.1"
+            ) from error
+
+    return checked
 
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file written by `triskele provision`.")]
@@ -49,7 +66,6 @@ def run_provision(
     federation: Annotated[str, typer.Option(help="Name of the federation, part of every identity.")] = "demo",
     host: Annotated[str, typer.Option(help="Address that all servers listen on.")] = "127.0.0.1",
     base_port: Annotated[int, typer.Option(help="Coordinator's port; party i has base + 10 (i + 1).")] = 7000,
-    operator: Annotated[bool, typer.Option("--operator", help="Also write an operator's identity.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report the files written as JSON.")] = False,
 ) -> None:
     """Write a federation: authority, certificates, keys and configurations. Keys are written, never printed."""
@@ -61,7 +77,6 @@ def run_provision(
         federation=federation,
         host=host,
         ports=PortPlan.from_base(base_port),
-        operator=operator,
     )
     if as_json:
         report = {
@@ -70,7 +85,6 @@ def run_provision(
             "coordinator": str(made.coordinator),
             "parties": [str(path) for path in made.parties],
             "participants": {name: str(path) for name, path in made.participants.items()},
-            "operator": str(made.operator) if made.operator else None,
         }
         typer.echo(json.dumps(report, indent=2))
         return
@@ -111,3 +125,6 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
     import asyncio  # noqa: PLC0415  keeps `triskele --help` fast
 
     asyncio.run(process)
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"coordinator": run_coordinator, "party": run_party, "provision": run_provision, "demo": run_demo}

@@ -212,7 +212,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_command_reports_files_and_never_prints_a_key(tmp_path, as_json):
     directory = tmp_path / "f"
     extra = ["--json"] if as_json else []
-    done = _command("provision", "--directory", str(directory), "--participants", "2", "--operator", *extra)
+    done = _command("provision", "--directory", str(directory), "--participants", "2", *extra)
     assert done.returncode == 0, done.stderr
     printed = done.stdout + done.stderr
     assert "PRIVATE" not in printed
@@ -223,7 +223,6 @@ def test_command_reports_files_and_never_prints_a_key(tmp_path, as_json):
     if as_json:
         report = json.loads(done.stdout)
         assert report["participants"]["p01"] == str(directory / "participants" / "p01" / "participant.toml")
-        assert report["operator"] == str(directory / "operator" / "operator.toml")
 
 
 def test_command_refuses_an_existing_folder_with_one_line_and_exit_code_2(tmp_path):

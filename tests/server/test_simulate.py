@@ -226,6 +226,14 @@ def test_a_raw_row_of_another_length_is_refused():
 # ---- CrypTen's own protocols ----------------------------------------------------------------------------------------
 
 
+GENERATORS = {
+    torch: "rand randint randn randperm bernoulli rand_like randn_like randint_like Generator manual_seed seed normal "
+    "multinomial",
+    torch.Tensor: "random_ normal_ uniform_ bernoulli_",
+    np.random: "default_rng RandomState Generator seed rand randn randint random normal bytes",
+}
+
+
 class CryptenUsedError(Exception):
     """Something reached a protocol, provider, generator or communicator of CrypTen or a generator of torch or numpy."""
 
@@ -271,25 +279,9 @@ def _forbid_everything(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(crypten, "generators", None)
     for name in list(generators):
         monkeypatch.delitem(generators, name)
-    for name in ("rand", "randint", "randn", "randperm", "bernoulli", "rand_like", "randn_like", "randint_like"):
-        forbid(torch, name)
-    for name in ("Generator", "manual_seed", "seed", "normal", "multinomial"):
-        forbid(torch, name)
-    for name in ("random_", "normal_", "uniform_", "bernoulli_"):
-        forbid(torch.Tensor, name)
-    for name in (
-        "default_rng",
-        "RandomState",
-        "Generator",
-        "seed",
-        "rand",
-        "randn",
-        "randint",
-        "random",
-        "normal",
-        "bytes",
-    ):
-        forbid(np.random, name)
+    for owner, names in GENERATORS.items():
+        for name in names.split():
+            forbid(owner, name)
     return forbidden
 
 

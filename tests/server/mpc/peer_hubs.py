@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from triskele.ids import PARTIES
 from triskele_proto.v1 import peer_pb2_grpc
@@ -32,7 +32,7 @@ class PeerHubs:
         """The result of a coroutine on the hubs' event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
-    def __enter__(self) -> PeerHubs:
+    def __enter__(self) -> Self:
         self._thread.start()
         self.run(self._start())
         return self

@@ -33,7 +33,7 @@ def test_product_is_the_product_mod_2_64(entries):
 
 def test_product_of_all_pairs_of_edge_values():
     x = torch.tensor(EDGES)
-    product = on_shares(lambda s, a, b: arithmetic.multiply(s, a, b), x.unsqueeze(0), x.unsqueeze(1))
+    product = on_shares(arithmetic.multiply, x.unsqueeze(0), x.unsqueeze(1))
     assert torch.equal(product, x.unsqueeze(0) * x.unsqueeze(1))
 
 

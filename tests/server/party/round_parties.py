@@ -67,13 +67,12 @@ def with_changed_heavy_word(inputs: Sequence[RoundInput], party: int, slot: int,
     """The same inputs, but one holder of a heavy share has another word in it."""
 
     def changed(submission: SealedSubmission) -> SealedSubmission:
-        shares = []
-        for held in (submission.shares.first, submission.shares.second):
+        shares = [submission.shares.first, submission.shares.second]
+        for k, held in enumerate(shares):
             if isinstance(held, WordShare):
                 words = held.words.copy()
                 words[word] ^= 1
-                held = WordShare(words)
-            shares.append(held)
+                shares[k] = WordShare(words)
         return replace(submission, shares=SharePair(*shares))
 
     given = inputs[party]

@@ -47,7 +47,7 @@ def test_every_party_moves_the_coin():
     coins = {in_sessions(lambda s: toss_coin(s, CONTEXT)).results[0] for _ in range(5)}
     assert len(coins) == 5
     ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
-    revealed = [dict((sender, p) for sender, label, p in t.received if label == "coin/reveal") for t in transports]
+    revealed = [{sender: p for sender, label, p in t.received if label == "coin/reveal"} for t in transports]
     values = {**revealed[0], **revealed[1]}
     expected = hashlib.sha256(b"triskele/v1/coin" + CONTEXT + b"".join(values[p] for p in PARTIES)).digest()
     assert ran.results[0] == expected

@@ -101,10 +101,8 @@ def _suspicious(one: list[list[Frames]], other: list[list[Frames]]) -> set[tuple
         a, b = _samples(one[party]), _samples(other[party])
         assert a.keys() == b.keys()
         for kind in a:
-            if (
-                len(a[kind]) >= ENOUGH
-                and max(_non_uniform(a[kind]), _non_uniform(b[kind]), _different(a[kind], b[kind])) > SIGMAS
-            ):
+            far = max(_non_uniform(a[kind]), _non_uniform(b[kind]), _different(a[kind], b[kind]))
+            if len(a[kind]) >= ENOUGH and far > SIGMAS:
                 found.add((party, kind))
     return found
 
@@ -152,7 +150,7 @@ def test_every_label_of_a_round_is_tested():
     assert {"shift:int64", "shift-top:int64", "norms:int64", "gram:int64", "compare/sketch"} < tested
 
 
-# ---- leaks put in on purpose: each must be found ----------------------------------------------------------------------
+# ---- leaks put in on purpose: each must be found ---------------------------------------------------------------------
 
 
 def _found(patch: Callable[[], None]) -> set[str]:

@@ -121,6 +121,16 @@ def test_the_projection_bound_holds_on_both_sides_of_the_ring(sign, offset):
     assert not any(_valid(rows))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_projection_may_be_t_on_either_side_and_no_more(sign, monkeypatch):
+    """Each side of the bound by itself: one projection that reads one entry, and a norm bound out of the way."""
+    monkeypatch.setattr(Sketch, "projections", lambda self, count: np.eye(1, 3, 1, dtype=np.int8))
+    monkeypatch.setattr(validity, "NORM_SLACK_PERCENT", 1 << 20)
+    rows = np.zeros((5, 3), np.int64)
+    rows[:, 1] = [0, 1, sign * validity.PROJECTION_BOUND, sign * (validity.PROJECTION_BOUND + 1), sign * (1 << 25)]
+    assert _valid(rows) == [True, True, True, False, False]
+
+
 def test_bounded_entries_cannot_wrap_the_sum_of_squares():
     """The bound that the proof needs: K words of 2T each."""
     assert CHECK_WORDS * (2 * validity.PROJECTION_BOUND) ** 2 < 1 << 63
