@@ -127,4 +127,9 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
     asyncio.run(process)
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"coordinator": run_coordinator, "party": run_party, "provision": run_provision, "demo": run_demo}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "coordinator": run_coordinator,
+    "party": run_party,
+    "provision": run_provision,
+    "demo": run_demo,
+}
