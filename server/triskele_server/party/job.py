@@ -54,6 +54,30 @@ class RoundOutcome:
     openings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Started:
+    """The worker process serves Peer; or, with an error, it could not."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A job has come to a phase."""
+
+    job: int
+    phase: RoundState
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job has ended, with an outcome or a failure (reason, who, detail)."""
+
+    job: int
+    outcome: RoundOutcome | None
+    failure: tuple[str, str, str] = ("", "", "")
+
+
 class RoundRunner(Protocol):
     """Whoever runs the computation of a round: the worker process, or a test's stand-in."""
 

@@ -20,37 +20,13 @@ import structlog
 
 from triskele.errors import ConfigurationError, RoundFailed
 from triskele_server.config import PartyConfig
-from triskele_server.party.job import RoundJob, RoundOutcome
+from triskele_server.party.job import Ended, Reached, RoundJob, RoundOutcome, Started
 from triskele_server.round_state import RoundState
 
 START_SECONDS = 60.0  # importing torch on a busy machine
 STOP_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Started:
-    """The child serves Peer; or, with an error, it could not."""
-
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A job has come to a phase."""
-
-    job: int
-    phase: RoundState
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job has ended, with an outcome or a failure (reason, who, detail)."""
-
-    job: int
-    outcome: RoundOutcome | None
-    failure: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass

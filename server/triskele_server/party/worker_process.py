@@ -10,13 +10,11 @@ import signal
 import threading
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import grpc
 import structlog
 import torch
 
-from triskele.encoding import Words
 from triskele.errors import ConfigurationError, PartyFault, RoundFailed
 from triskele.ids import PartyIndex, held_shares
 from triskele.sharing import Seed, ShareContext
@@ -25,9 +23,9 @@ from triskele_proto.v1 import peer_pb2_grpc
 from triskele_server import logs
 from triskele_server.config import PartyConfig
 from triskele_server.linear.shares import SeedShare, SharePair, WordShare
-from triskele_server.party.job import HeldSubmission, RoundJob, RoundOutcome
+from triskele_server.party.job import Ended, HeldSubmission, Reached, RoundJob, RoundOutcome, Started
 from triskele_server.party.round import RoundInput, SealedSubmission, run_round
-from triskele_server.party.worker import Ended, Reached, Started
+from triskele_server.release.output_file import write_output
 from triskele_server.round_state import RoundState
 from triskele_server.rpc.peer import PeerHub
 from triskele_server.rpc.server import bind, build_server
@@ -124,7 +122,7 @@ class WorkerProcess:
             output = run_round(given, transport, on_step)
         finally:
             transport.close()
-        digest = _written(job.output, output.words)
+        digest = write_output(job.output, output.words)
         self._tell(Reached(number, RoundState.COMBINED))
         return RoundOutcome(
             digest,
@@ -145,15 +143,3 @@ def _mapped(spec: TaskSpec, party: PartyIndex, job: RoundJob, held: HeldSubmissi
         for s in held.shares
     )
     return SealedSubmission(held.slot, held.participant, held.manifest_digest, SharePair(first, second))
-
-
-def _written(path: Path, words: Words) -> bytes:
-    """Write the aggregate durably; its SHA-256."""
-    data = words.astype("<i8", copy=False).data
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    return hashlib.sha256(data).digest()
