@@ -7,6 +7,7 @@ approximates only in a narrow range (reciprocal, square roots) or with a global 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -118,6 +119,16 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         """Take over another tensor's words and scale."""
         self._tensor, self._session, self.fraction_bits = other._tensor, other._session, other.fraction_bits
 
+    @staticmethod
+    def cat(tensors: list[ReplicatedTensor], dim: int = 0) -> ReplicatedTensor:
+        """torch.cat; the finest scale of all is kept."""
+        return _joined(SharedWords.cat, tensors, dim)
+
+    @staticmethod
+    def stack(tensors: list[ReplicatedTensor], dim: int = 0) -> ReplicatedTensor:
+        """torch.stack; the finest scale of all is kept."""
+        return _joined(SharedWords.stack, tensors, dim)
+
     def diagonal(self) -> ReplicatedTensor:
         """The diagonal of a matrix."""
         return self._like(self._tensor.diagonal())
@@ -165,7 +176,8 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
             return self.mul(other.reciprocal())
         if isinstance(other, int) and other > 0 and other.bit_count() == 1:
             return self.times_power_of_two(1 - other.bit_length())
-        return self.mul(1.0 / other)
+        mantissa, exponent = math.frexp(other)
+        return self.mul(1.0 / mantissa).times_power_of_two(-exponent)
 
     # ---- products ----------------------------------------------------------------------------------------------
 
@@ -303,10 +315,23 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         return self._like(*roots.sqrt(self.session, x._tensor, x.fraction_bits))
 
     def reciprocal(self) -> ReplicatedTensor:
-        """1/x for x != 0, over the whole range."""
+        """1/x for x != 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x = 0."""
         sign = self.sign()
-        inverse: ReplicatedTensor = (self * sign).inv_sqrt().square() * sign
-        return inverse
+        inverse: ReplicatedTensor = self._like(
+            *roots.reciprocal(self.session, (self * sign)._tensor, self.fraction_bits)
+        )
+        return inverse * sign
+
+    def leading_power(self) -> ReplicatedTensor:
+        """The power of four that brings a positive number's words to [2^60, 2^62); 0 for 0."""
+        return self._like(roots.leading_power(self.session, self._tensor), 0)
+
+
+def _joined(
+    join: Callable[[list[SharedWords], int], SharedWords], tensors: list[ReplicatedTensor], dim: int
+) -> ReplicatedTensor:
+    bits = max(t.fraction_bits for t in tensors)
+    return tensors[0]._like(join([t._scaled_up(bits)._tensor for t in tensors], dim), bits)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -38,10 +38,31 @@ def sqrt(session: Session, x: Shares, fraction_bits: int) -> tuple[Shares, int]:
     return multiply(session, _product(session, mantissa, root), power), _BITS - 1 + fraction_bits // 2
 
 
+def reciprocal(session: Session, x: Shares, fraction_bits: int) -> tuple[Shares, int]:
+    """1/(x / 2^f) for 0 < x < 2^62, with 62 - f fraction bits: right to 2^-22 or to the last place; 0 for x = 0."""
+    hot, _, root = _normalised(session, x)
+    inverse = _product(session, root, root)  # of the mantissa, in (1, 4]
+    # In the result's places 1/x = inverse 2^(32 - 2t); negative powers are had by a truncation.
+    powers = [32 - 2 * t for t in range(_PAIRS)]
+    up = _weighted(hot, [2**p if p >= 0 else 0 for p in powers])
+    down = _weighted(hot, [0 if p >= 0 else 2 ** (p + _BITS) for p in powers])
+    large, small = multiply(session, inverse, up), _product(session, inverse, down)
+    return add(large, small), 62 - fraction_bits
+
+
+def leading_power(session: Session, x: Shares) -> Shares:
+    """The power of four that brings x to [2^60, 2^62), for 0 < x < 2^62; 0 for x = 0."""
+    return _to_unit(_leading_pair(session, x))
+
+
+def _to_unit(hot: Shares) -> Shares:
+    return _weighted(hot, [4 ** (_PAIRS - 1 - t) for t in range(_PAIRS)])
+
+
 def _normalised(session: Session, x: Shares) -> tuple[Shares, Shares, Shares]:
     """The one-hot leading pair t, the mantissa m in [1/4, 1) and 1/sqrt(m)."""
     hot = _leading_pair(session, x)
-    unit = multiply(session, x, _weighted(hot, [4 ** (_PAIRS - 1 - t) for t in range(_PAIRS)]))  # in [2^60, 2^62)
+    unit = multiply(session, x, _to_unit(hot))  # in [2^60, 2^62)
     mantissa = truncate(session, unit, 62 - _BITS)
     return hot, mantissa, _newton(session, mantissa)
 

@@ -106,11 +106,12 @@ def run_round(
     sketch = Sketch(coin, spec.dimension, CHECK_BUCKETS if _exact(spec, len(slots)) else GRAM_BUCKETS)
     first = sketch.apply([s.shares.first for s in given.submissions], executor)
     second = sketch.apply([s.shares.second for s in given.submissions], executor)
-    compare_shares(session, "sketch", slots, first, second)
+    weights = _weight_shares(given) if spec.weighted else None
+    mine = (first, second) if weights is None else _beside(first, second, weights)
+    compare_shares(session, "sketch", slots, *mine)
     on_step("sketch")
 
     # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
-    weights = _weight_shares(given) if spec.weighted else None
     folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
     valid = np.flatnonzero(check(session, sketch, folded, weights, spec.max_weight)).tolist()
     _check_minimum(spec, len(valid), "valid")
@@ -157,6 +158,11 @@ def _check_minimum(spec: TaskSpec, count: int, what: str) -> None:
 def _weight_shares(given: RoundInput) -> Shares:
     pairs = [s.shares.word(given.spec.dimension) for s in given.submissions]
     return Shares(torch.tensor([a for a, _ in pairs]), torch.tensor([b for _, b in pairs]))
+
+
+def _beside(first: Words, second: Words, weights: Shares) -> tuple[Words, Words]:
+    """The sketches with the weight's share as one more column: both holders must agree on that too."""
+    return np.column_stack([first, weights.first.numpy()]), np.column_stack([second, weights.second.numpy()])
 
 
 def _taken(x: Shares, rows: list[int]) -> Shares:

@@ -59,6 +59,10 @@ class PeerHubs:
             await hub.close()
         for server in self._servers:
             await server.stop(None)
+        leftover = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in leftover:
+            task.cancel()
+        await asyncio.gather(*leftover, return_exceptions=True)
 
     def join(self, session: bytes) -> list[GrpcTransport]:
         """All three ends of a session."""

@@ -150,13 +150,12 @@ def test_smallest_marks_ties_at_the_lower_index(count):
 
 
 @few
-@given(st.lists(st.floats(-500, 500, width=16), min_size=1, max_size=9))
+@given(st.lists(st.integers(-(1 << 61), 1 << 61), min_size=1, max_size=9))
 def test_extremes_and_order_statistics(entries):
-    ordered = np.sort(np.array(entries))
+    ordered = sorted(entries)
     places = sorted({0, len(entries) // 2, len(entries) - 1})
-    shared = (encoded(entries, 20), 20)
-    got = on_tensors(lambda a: [a.min(), a.max(), *a.order_statistics(*places)], shared)
-    assert [float(values(g)) for g in got] == [float(v) + 0.0 for v in (ordered[0], ordered[-1], *ordered[places])]
+    got = on_tensors(lambda a: [a.min(), a.max(), *a.order_statistics(*places)], (entries, 20))
+    assert [int(words) for words, _ in got] == [ordered[0], ordered[-1], *(ordered[p] for p in places)]
 
 
 def test_one_place_may_be_asked_for_twice():
@@ -181,23 +180,18 @@ def test_stack_and_cat_of_one_scale():
     assert on_tensors(lambda a, b: a.cat([a, b]), (x, 5), (y, 5))[0].tolist() == torch.cat([x, y]).tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="replicated.py: stack and cat keep the first tensor's scale for all of them")
 @pytest.mark.parametrize("join", ["stack", "cat"])
 def test_stack_and_cat_align_mixed_scales(join):
     got = values(on_tensors(lambda a, b: getattr(a, join)([a, b]), (encoded([1.5], 20), 20), (encoded([1.5], 30), 30)))
     assert got.flatten().tolist() == [1.5, 1.5]
 
 
-@pytest.mark.xfail(strict=True, reason="replicated.py: 1/other is encoded with 20 places whatever its size")
 @pytest.mark.parametrize("divisor", [1e6, 4e6])
 def test_quotient_by_a_large_public_number(divisor):
     got = values(on_tensors(lambda a: a / divisor, (encoded([500.0], 30), 30)))
     assert abs(float(got[0]) * divisor / 500.0 - 1) < 2.0**-10
 
 
-@pytest.mark.xfail(
-    strict=True, reason="replicated.py: the squared inverse root overflows below 2^-10 and fades above 8"
-)
 @pytest.mark.parametrize("number", [2.0**-16, 2.0**-12, 2.0**30])
 def test_reciprocal_over_the_whole_range(number):
     got = values(on_tensors(lambda a: a.reciprocal(), (encoded([number], 20), 20)))

@@ -168,13 +168,11 @@ def test_a_result_of_the_wrong_kind_ends_the_round(wrong):
     _ended_the_round(_run_rogue(WRONG_RESULTS[wrong], **declared))
 
 
-@pytest.mark.xfail(strict=True, reason="filter.py: None and public scales raise AttributeError outside the rule's try")
 @pytest.mark.parametrize("result", [None, Scaled(np.ones(N, np.int64), np.full(N, 1 << SCALE_BITS, np.int64))])
 def test_no_weights_and_public_scales_end_the_round_as_the_rules_fault(result):
     _ended_the_round(_run_rogue(lambda gram: result, coefficient_bits=SCALE_BITS))
 
 
-@pytest.mark.xfail(strict=True, reason="filter.py: UndeclaredOpening escapes when a rule under-declares itself")
 def test_secret_weights_of_a_rule_that_declared_none_end_the_round_as_the_rules_fault():
     _ended_the_round(_run_rogue(lambda gram: _constant(gram, [1] * N)))
 
@@ -283,6 +281,14 @@ def test_example_weights_on_one_row_end_the_round(name):
     ran = run_rounds(_inputs(spec, weights=[40, 0, 0, 0, 0, 0]))
     _ended_the_round(ran, "too_few_accepted", COHORT)
     ran = run_rounds(_inputs(spec, weights=[40, 1, 1, 1, 1, 1]))
+    _ended_the_round(ran, "too_few_accepted", COHORT)
+
+
+@pytest.mark.parametrize(("max_weight", "heavy"), [(1 << 24, 31), ((1 << 32) - 1, 4095)])
+def test_example_weights_on_one_row_end_the_round_however_large_max_weight_is(max_weight, heavy):
+    """In those units every weight here is nought, and 0 >= 0 passes."""
+    spec = task(D, "mean", max_weight=max_weight, max_participants=16, min_accepted=3)
+    ran = run_rounds(_inputs(spec, weights=[heavy] + [1] * (N - 1)))
     _ended_the_round(ran, "too_few_accepted", COHORT)
 
 

@@ -44,7 +44,7 @@ def test_mean(n, d, decisions, weighted):
     _decisions(outcome, decisions, np.ones(n, bool))
 
 
-@cases
+@pytest.mark.parametrize(("n", "d", "decisions", "weighted"), CASES[:4] + CASES[4::3] + CASES[-1:])
 def test_norm_clip(n, d, decisions, weighted):
     words = gaussian(n, d, seed=n * d)
     weights = _weights(n, n) if weighted else None
@@ -182,7 +182,7 @@ def test_short_updates_have_an_exact_gram_whatever_is_asked(gram):
     assert _krum(words, 1, 4, gram=gram) == multi_krum(words, 1, 4).tolist()
 
 
-@pytest.mark.parametrize("clip", [1e-3, 0.3, 1e6])
+@pytest.mark.parametrize("clip", [1e-3, 1e6])
 @pytest.mark.parametrize("rule", ["mean", "norm-clip"])
 def test_any_clip_norm_scales_the_aggregate(clip, rule):
     """Off the grid entries are rounded at random: each row errs by less than one unit an entry."""
