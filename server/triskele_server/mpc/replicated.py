@@ -317,10 +317,9 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
     def reciprocal(self) -> ReplicatedTensor:
         """1/x for x != 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x = 0."""
         sign = self.sign()
-        inverse: ReplicatedTensor = self._like(
-            *roots.reciprocal(self.session, (self * sign)._tensor, self.fraction_bits)
-        )
-        return inverse * sign
+        magnitude: ReplicatedTensor = self * sign
+        inverse = self._like(*roots.reciprocal(self.session, magnitude._tensor, self.fraction_bits))
+        return inverse.mul(sign)
 
     def leading_power(self) -> ReplicatedTensor:
         """The power of four that brings a positive number's words to [2^60, 2^62); 0 for 0."""

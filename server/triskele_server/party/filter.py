@@ -101,8 +101,7 @@ def _run_rule(
         bits = weights.fraction_bits == 0
     if not bits or (scale is not None and scale.fraction_bits != SCALE_BITS):
         raise RoundFailed("rule_failed", blame, f"weights are 0 or 1, scales have {SCALE_BITS} places")
-    public = isinstance(weights, np.ndarray)
-    return _Verdict(rule, rows, torch.from_numpy(weights) if public else weights, scale)
+    return _Verdict(rule, rows, torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights, scale)
 
 
 def _decided(session: Session, spec: TaskSpec, verdict: _Verdict, examples: ReplicatedTensor | None) -> Coefficients:
