@@ -93,9 +93,9 @@ def test_round_completes_after_kill_of_a_process_during_open(
     federation.kill(name)
     federation.start(name)
     federation.wait_ready(name)
-    late = everybody(members[2:], lambda i: rounds[i + 2].submit(rows[i + 2]))
     again = rounds[0].submit(rows[0])  # a participant that does not know whether it was heard
     assert again.slot == early[0].slot
+    late = everybody(members[2:], lambda i: rounds[i + 2].submit(rows[i + 2]))
     result = early[0].result(timeout=120)
     accepted = np.zeros(PARTICIPANTS, bool)
     for i, handle in enumerate([*early, *late]):
