@@ -17,7 +17,7 @@ from triskele.task import FRACTION_BITS
 
 Words = NDArray[np.int64]
 
-_CHUNK = 1 << 16  # entries; the temporaries stay in cache
+_CHUNK = 1 << 14  # entries; the temporaries stay in cache
 
 
 def _chunks(length: int) -> Iterator[slice]:

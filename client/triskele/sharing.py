@@ -26,7 +26,7 @@ Commitment = NewType("Commitment", bytes)  # SHA-256(salt || share), 32 bytes
 SEED_BYTES = SALT_BYTES = 16
 WORD_BYTES = 8
 WORDS_PER_BLOCK = 2  # words in one AES block; a share is read from an even word
-_CHUNK = 1 << 15  # words
+_CHUNK = 1 << 14  # words
 
 
 @dataclass(frozen=True)
