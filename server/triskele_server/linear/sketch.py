@@ -61,7 +61,12 @@ class Sketch:
         return total
 
     def of_range(self, shares: Sequence[HeldShare], span: tuple[int, int]) -> Words:
-        """The sketches of words span[0] to span[1] alone; the sketch of a vector is the sum over its ranges."""
+        """The sketches of words span[0] to span[1] alone; the sketch of a vector is the sum over its ranges.
+
+        Raises ValueError unless the range starts at a multiple of the chunk that the transform is drawn in.
+        """
+        if span[0] % _CHUNK_WORDS:
+            raise ValueError(f"a range starts at a multiple of {_CHUNK_WORDS} words, not at {span[0]}")
         out = np.zeros((len(shares), BLOCKS * self.buckets), np.int64)
         for start, stop in chunks(span[1] - span[0], _CHUNK_WORDS):
             first, last = span[0] + start, span[0] + stop

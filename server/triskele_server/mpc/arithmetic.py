@@ -92,8 +92,8 @@ def bit_to_word(
 def truncate(session: Session, x: Shares, bits: int, low_carry: Shares | None = None) -> Shares:
     """x / 2^bits for x in [-2^62, 2^62). Two rounds.
 
-    Without `low_carry` (0 or 1: whether the two summands' low bits carry) the error is below one unit and without
-    bias; with it the result is the exact floor (see boolean.floor_shift, which computes it).
+    Without `low_carry` (0 or 1: whether the two summands' low bits carry) the error is in (-1, 1] units, its mean
+    2^-bits; with it the result is the exact floor (see boolean.floor_shift, which computes it).
 
     With y = x + 2^62 in [0, 2^63) and y = a + b - c 2^64, c is "the top bit of a or that of b" (were exactly one of
     them set without a wrap, y would be 2^63 or more), so the wrap costs one product of bits known to their holders

@@ -176,7 +176,9 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
             return self.mul(other.reciprocal())
         if isinstance(other, int) and other > 0 and other.bit_count() == 1:
             return self.times_power_of_two(1 - other.bit_length())
-        mantissa, exponent = math.frexp(other)
+        if torch.is_tensor(other):
+            return self.mul(1.0 / other.double())
+        mantissa, exponent = math.frexp(other)  # 1/other may need more places than a public number gets
         return self.mul(1.0 / mantissa).times_power_of_two(-exponent)
 
     # ---- products ----------------------------------------------------------------------------------------------

@@ -44,7 +44,9 @@ def toss_coin(session: Session, context: bytes) -> bytes:
     for party in PARTIES:
         if not hmac.compare_digest(commitments[party], committed(party, values[party])):
             raise PartyFault(f"party {party} revealed another coin than it had committed to", party)
-    return hashlib.sha256(b"triskele/v1/coin" + context + b"".join(values)).digest()
+    coin = hashlib.sha256(b"triskele/v1/coin" + context + b"".join(values)).digest()
+    agree(session, "coin", coin)  # a party may have told its two peers different things, each consistently
+    return coin
 
 
 def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Words, second: Words) -> None:

@@ -63,6 +63,9 @@ async def errors_to_statuses(method: str, context: Context) -> AsyncIterator[Non
         )
 
 
+_POLLED = frozenset(("/triskele.v1.PartyControl/RoundStatus",))  # many a second: an answer is not worth a line
+
+
 @asynccontextmanager
 async def observed(method: str, context: Context) -> AsyncIterator[None]:
     """Metrics and one log line per RPC, with the caller bound to every other line that the call writes."""
@@ -91,7 +94,8 @@ async def observed(method: str, context: Context) -> AsyncIterator[None]:
         metrics.RPC_SECONDS.labels(method).observe(seconds)
         if reason:
             metrics.REFUSALS.labels(reason).inc()
-        _log.info("rpc", code=code.name, reason=reason, seconds=round(seconds, 6))
+        polled = method in _POLLED and code is grpc.StatusCode.OK
+        (_log.debug if polled else _log.info)("rpc", code=code.name, reason=reason, seconds=round(seconds, 6))
 
 
 def access_for(federation: str) -> Layer:

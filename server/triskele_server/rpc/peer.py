@@ -65,7 +65,7 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
             config.peers[self._next], party_identity(config.federation, self._next), config.tls.files
         )
         self._sessions: dict[bytes, dict[PartyIndex, _Link]] = {}
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: dict[bytes, asyncio.Task[None]] = {}
         self._joined = asyncio.Condition()
 
     async def join(self, session: bytes) -> GrpcTransport:
@@ -76,22 +76,26 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         async with self._joined:
             self._sessions[session] = links
             self._joined.notify_all()
-        dial = asyncio.create_task(self._dial(session, links[self._next]))
-        self._dials.add(dial)
-        dial.add_done_callback(self._dials.discard)
+        self._dials[session] = asyncio.create_task(self._dial(session, links[self._next]))
         return GrpcTransport(self, session, links)
 
     def leave(self, session: bytes) -> None:
-        """End both streams of a session after what is queued has been sent."""
-        for link in self._sessions.pop(session, {}).values():
+        """End both streams of a session once what is queued has been sent; a peer that is late still gets it."""
+        for link in self._sessions.get(session, {}).values():
             link.outgoing.put_nowait(None)
+        self.loop.call_later(OPEN_SECONDS, self._forget, session)
+
+    def _forget(self, session: bytes) -> None:
+        self._sessions.pop(session, None)
+        dial = self._dials.pop(session, None)
+        if dial is not None:
+            dial.cancel()
 
     async def close(self) -> None:
         """End all sessions and the channel."""
         for session in list(self._sessions):
             self.leave(session)
-        for dial in list(self._dials):
-            dial.cancel()
+            self._forget(session)
         await self._channel.close(None)
 
     async def _dial(self, session: bytes, link: _Link) -> None:
@@ -132,9 +136,9 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
                 await asyncio.wait_for(self._joined.wait_for(lambda: session in self._sessions), OPEN_SECONDS)
             except TimeoutError:
                 raise WrongState(f"party {self.party} has not begun this round within {OPEN_SECONDS:g} s") from None
-        link = self._sessions[session][self._previous]
-        if link.attached:
-            raise WrongState("this session already has its stream")
+        link = self._sessions.get(session, {}).get(self._previous)
+        if link is None or link.attached:
+            raise WrongState("this session is over or already has its stream")
         link.attached = True
         return link
 

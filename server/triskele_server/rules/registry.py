@@ -92,3 +92,10 @@ def check_task(spec: TaskSpec) -> None:
     found = find(spec.rule)
     found.check_options(spec.rule_options)
     spec.check_headroom(found.coefficient_bits)
+    if found.selected is not None:
+        most = found.selected(spec.max_participants, spec.rule_options)
+        if most < spec.min_accepted:
+            raise InvalidTask(
+                f"rule {spec.rule!r} selects {most} updates, below min_accepted = {spec.min_accepted}: every round "
+                "would fail; select more or lower min_accepted"
+            )

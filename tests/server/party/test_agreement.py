@@ -135,3 +135,22 @@ def test_differing_shares_are_named_by_slot_at_both_holders(party, rows):
         assert f"slots {[int(SLOTS[r]) for r in rows]}" in str(errors[holder])
     third = 3 - party - other
     assert third not in errors or "different words" not in str(errors[third])
+
+
+def test_a_party_that_reveals_different_coins_to_its_peers_is_noticed_at_once():
+    """Each reveal fits the commitment that its receiver got, so only comparing the coins tells."""
+    transports = watched_transports()
+    other = bytes(32)
+
+    def two_faced(peer, frame):
+        if peer != 2:
+            return frame
+        if frame.label == "coin/commit":
+            digest = hashlib.sha256(b"triskele/v1/coin" + CONTEXT + bytes([0]) + other).digest()
+            return replace(frame, payload=digest)
+        return replace(frame, payload=other) if frame.label == "coin/reveal" else frame
+
+    transports[0].change = two_faced
+    ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    assert all(isinstance(error, PartyFault) for error in ran.errors.values())
+    assert set(ran.errors) == set(PARTIES)

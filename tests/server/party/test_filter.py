@@ -303,6 +303,7 @@ def test_example_weights_on_one_row_end_the_round_however_large_max_weight_is(ma
         ("multi-krum", {"num_nodes": 1}, "has no option 'num_nodes'"),
         ("multi-krum", {"num_nodes_to_select": 0}, "not an integer from 1"),
         ("multi-krum", {"num_malicious_nodes": -1}, "not an integer from 0"),
+        ("multi-krum", {}, "selects 1 updates"),
         ("multi-krum", {"num_malicious_nodes": 1.0}, "not an integer"),
         ("multi-krum", {"num_malicious_nodes": True}, "not an integer"),
         ("multi-krum", {"num_malicious_nodes": 1 << 31}, "not an integer"),

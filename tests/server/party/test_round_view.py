@@ -23,7 +23,7 @@ N, D = 16, 3
 ENOUGH = 3 * 256  # bytes: fewer expected counts make a chi-square meaningless
 SIGMAS = 7.0
 # Public, and the same for everybody: not secret, so not uniform over rounds of one input set.
-PUBLIC = ("agree/",)
+PUBLIC = ("agree/input set",)
 
 Frames = list[tuple[int, str, bytes]]  # sender, label, payload
 
