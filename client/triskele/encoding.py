@@ -27,9 +27,10 @@ def _chunks(length: int) -> Iterator[slice]:
 
 def l2_norm(update: NDArray[np.floating]) -> float:
     """L2 norm of a vector, summed in float64; raises InvalidUpdate on NaN or Inf."""
-    total = 0.0
+    total, room = 0.0, np.empty(_CHUNK, np.float64)
     for part in _chunks(len(update)):
-        block = update[part].astype(np.float64, copy=False)
+        block = room[: part.stop - part.start]
+        block[:] = update[part]
         total += float(np.einsum("i,i->", block, block))  # not BLAS: its threads fight with the training job's
     if not math.isfinite(total):
         raise InvalidUpdate("the update has NaN, Inf or entries too large to square")
@@ -57,10 +58,16 @@ def encode(
             raise InvalidUpdate(f"the update's norm {norm:.6g} is above clip_norm {clip_norm:.6g}")
         scale *= clip_norm / norm
     words = np.empty(len(update), np.int64) if out is None else out
+    # The temporaries are made once: in a thread, freeing and making them again costs as much as the arithmetic.
+    scaled, uniform = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, np.float64)
+    random = np.empty(_CHUNK, "<u4")
     for part in _chunks(len(update)):
-        scaled = update[part].astype(np.float64) * scale
-        uniform = rounding.read((part.stop - part.start) * 4).view("<u4") * 2.0**-32
-        words[part] = np.floor(scaled + uniform)
+        size = part.stop - part.start
+        rounding.read_into(random[:size].view(np.uint8))
+        np.multiply(random[:size], 2.0**-32, out=uniform[:size])
+        np.multiply(update[part], scale, out=scaled[:size], dtype=np.float64)
+        np.add(scaled[:size], uniform[:size], out=scaled[:size])
+        words[part] = np.floor(scaled[:size], out=scaled[:size])
     return words
 
 

@@ -78,16 +78,21 @@ def heavy_index(slot: Slot) -> ShareIndex:
     return ShareIndex(slot % 3)
 
 
-def split(words: Words, *, heavy: ShareIndex, context: ShareContext, entropy: bytes) -> Sharing:
-    """Share int64 [length] `words`; all randomness is derived from 32 secret bytes that are never used again."""
+def split(words: Words, *, heavy: ShareIndex, context: ShareContext, entropy: bytes, in_place: bool = False) -> Sharing:
+    """Share int64 [length] `words`; all randomness is derived from 32 secret bytes that are never used again.
+
+    With `in_place` the heavy share takes the memory of `words`, which are gone then.
+    """
     drawn = [derive(entropy, b"triskele/v1/seed" + bytes([i])) for i in range(3)]
     seeds = {ShareIndex(i): Seed(drawn[i]) for i in range(3) if i != heavy}
     streams = [expand(seed, context, index) for index, seed in seeds.items()]
-    rest = words.astype("<i8", copy=True)
+    rest = words.astype("<i8", copy=not in_place)
+    mask = np.empty(_CHUNK, "<i8")
     for start in range(0, len(rest), _CHUNK):
         part = rest[start : start + _CHUNK]
         for stream in streams:
-            part -= stream.words(len(part))
+            stream.read_into(mask[: len(part)].view(np.uint8))
+            part -= mask[: len(part)]
     first, second, third = (Salt(derive(entropy, b"triskele/v1/salt" + bytes([i]))) for i in range(3))
     return Sharing(heavy, rest, seeds, (first, second, third))
 

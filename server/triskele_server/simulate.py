@@ -168,17 +168,19 @@ def _norm(row: NDArray[np.floating], i: int, raw_rows: Mapping[int, Words], unse
 def _shared(
     spec: TaskSpec, row: NDArray[np.floating], i: int, examples: Words | None, raw_rows: Mapping[int, Words]
 ) -> Sharing:
-    tail = [] if examples is None else [examples[i : i + 1]]
+    words = np.empty(spec.length, np.int64)
+    if examples is not None:
+        words[-1] = examples[i]
     if i in raw_rows:
-        words = np.asarray(raw_rows[i], np.int64)
-        if len(words) == spec.length:
-            tail = []
+        given = np.asarray(raw_rows[i], np.int64)
+        if given.shape not in ((spec.dimension,), (spec.length,)):
+            raise InvalidUpdate(f"raw row {i} must have {spec.dimension} words, or {spec.length} with a weight")
+        words[: len(given)] = given
     else:
-        words = encode(row, clip_norm=spec.clip_norm, rounding=KeyStream(secrets.token_bytes(16)))
-    words = np.concatenate([words, *tail]) if tail else words
-    if words.shape != (spec.length,):
-        raise InvalidUpdate(f"raw row {i} must have {spec.length} words, it has {words.shape}")
-    return split(words, heavy=heavy_index(Slot(i)), context=_context(spec, i), entropy=secrets.token_bytes(32))
+        rounding = KeyStream(secrets.token_bytes(16))
+        encode(row, clip_norm=spec.clip_norm, rounding=rounding, out=words[: spec.dimension])
+    entropy = secrets.token_bytes(32)
+    return split(words, heavy=heavy_index(Slot(i)), context=_context(spec, i), entropy=entropy, in_place=True)
 
 
 def _context(spec: TaskSpec, i: int) -> ShareContext:
