@@ -1,4 +1,4 @@
-"""The life of a round: one transition table, state x event -> state, and nothing else (DESIGN, section 5).
+"""The life of a round: one transition table, state x event -> state, and nothing else (docs/protocol.md).
 
 Coordinator and parties keep their own copy of a round's state and change it only through `advance`. The diagram in
 docs/state-diagram.md is printed from the table: `python -m triskele_server.round_state`.

@@ -1,4 +1,4 @@
-"""The three parties' outcomes of a round must be equal: nothing is released on one party's word (DESIGN, section 9)."""
+"""The three parties' outcomes of a round must be equal: nothing is released on one party's word."""
 
 from __future__ import annotations
 

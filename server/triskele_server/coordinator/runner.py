@@ -1,4 +1,4 @@
-"""Drives the rounds of one task at the three parties: `TaskRunner.run` is DESIGN section 5 as the coordinator sees it.
+"""Drives the rounds of one task at the three parties: `TaskRunner.run` is a round as the coordinator sees it.
 
 The store is written before the parties are told, so a coordinator that was killed at any moment goes on from the store.
 """

@@ -1,4 +1,4 @@
-"""When a round is sealed, with which submissions, and when it is given up: decisions without I/O or clock (DESIGN 5.3).
+"""When a round is sealed, with which submissions, and when it is given up: decisions without I/O or clock.
 
 `tally` says what the three parties hold; `decide` says what to do now.
 """

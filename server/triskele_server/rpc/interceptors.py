@@ -85,7 +85,7 @@ async def observed(method: str, context: Context) -> AsyncIterator[None]:
     except (asyncio.CancelledError, GeneratorExit):
         code = grpc.StatusCode.CANCELLED
         raise
-    except Exception:
+    except Exception:  # only counted here; the outermost layer makes it opaque
         code, reason = grpc.StatusCode.INTERNAL, "internal"
         raise
     finally:
