@@ -36,6 +36,7 @@ types: setup
 
 # What takes too long for every change: the sizes of the performance targets.
 nightly: setup
+	$(BIN)/python -m bench.operations
 	$(BIN)/python -m bench.filter
 
 proto: setup

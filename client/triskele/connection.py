@@ -91,15 +91,15 @@ class Connections:
         self._closed = False
 
     def coordinator(self) -> Any:
-        """The coordinator's stub."""
+        """gRPC's client object for the coordinator."""
         server = Identity(self._config.federation, "coordinator", "main")
-        stub: Any = coordinator_pb2_grpc.CoordinatorStub  # generated without types
-        return stub(self._channel(server, self._config.coordinator))
+        client: Any = coordinator_pb2_grpc.CoordinatorStub  # generated without types
+        return client(self._channel(server, self._config.coordinator))
 
     def party(self, index: PartyIndex, address: str) -> Any:
-        """The stub of party `index`, expected at `address`."""
-        stub: Any = party_pb2_grpc.PartyStub
-        return stub(self._channel(Identity(self._config.federation, "party", str(index)), address))
+        """The same for party `index`, expected at `address`."""
+        client: Any = party_pb2_grpc.PartyStub
+        return client(self._channel(Identity(self._config.federation, "party", str(index)), address))
 
     def close(self) -> None:
         """Close every channel; calls in flight end as Unavailable."""

@@ -41,7 +41,7 @@ def upload(
     retries: RetryPolicy,
     progress: Progress | None = None,
 ) -> None:
-    """Upload to the stubs of parties 0, 1, 2; returns when each of them has confirmed that it is complete.
+    """Upload to parties 0, 1, 2; returns when each of them has confirmed that it is complete.
 
     `progress` is called from several threads and must not raise. Repeats what fails as Unavailable, starting to count
     again whenever bytes were committed in between. Raises the first other error, above all Conflict (another update of
@@ -79,7 +79,7 @@ class _PartyUpload:
         self,
         submission: Submission,
         party: PartyIndex,
-        stub: Any,
+        client: Any,
         *,
         limits: Limits,
         retries: RetryPolicy,
@@ -87,7 +87,7 @@ class _PartyUpload:
         stop: threading.Event,
     ) -> None:
         self._party = party
-        self._stub = stub
+        self._client = client
         self._submission = submission
         self._limits = limits
         self._retries = retries
@@ -127,7 +127,7 @@ class _PartyUpload:
             task_digest=manifest.task, round=manifest.round, manifest_digest=self._submission.digest
         )
         with typed_errors(f"party {self._party}"):
-            reply = self._stub.UploadStatus(request, timeout=self._limits.rpc_seconds)
+            reply = self._client.UploadStatus(request, timeout=self._limits.rpc_seconds)
         if reply.committed > self._total:
             raise PartyFault(
                 f"party {self._party} claims to hold {reply.committed} bytes of a share of {self._total}", self._party
@@ -137,7 +137,7 @@ class _PartyUpload:
     def _stream(self, start: int) -> None:
         try:
             with typed_errors(f"party {self._party}"):
-                reply = self._stub.Upload(self._requests(start), timeout=self._limits.upload_seconds)
+                reply = self._client.Upload(self._requests(start), timeout=self._limits.upload_seconds)
         except TriskeleError:
             self._check_not_stopped()  # a stream that we cut short is refused as truncated: not the error to tell
             raise

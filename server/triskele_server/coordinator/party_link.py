@@ -77,7 +77,7 @@ class PartyLink:
     async def output(self, id_: RoundId) -> AsyncGenerator[Piece]:
         """The words of the aggregate, as the party streams them: unchecked."""
         async with self._typed_errors():
-            call = self._stub().FetchOutput(_round_request(id_), timeout=self._limits.upload_seconds)
+            call = self._client().FetchOutput(_round_request(id_), timeout=self._limits.upload_seconds)
             async for message in call:
                 yield Piece(message.chunk.offset, message.chunk.data)
 
@@ -87,7 +87,7 @@ class PartyLink:
             channel, self._channel = self._channel, None
             await channel.close(None)
 
-    def _stub(self) -> control_pb2_grpc.PartyControlStub:
+    def _client(self) -> control_pb2_grpc.PartyControlStub:
         if self._channel is None:
             self._channel = self._connect()
             self._connected_at = time.monotonic()
@@ -97,7 +97,7 @@ class PartyLink:
         self, call: Callable[[control_pb2_grpc.PartyControlStub], Awaitable[control_pb2.RoundStatusReply]]
     ) -> PartyStatus:
         async with self._typed_errors():
-            return _status(await call(self._stub()))
+            return _status(await call(self._client()))
 
     @contextlib.asynccontextmanager
     async def _typed_errors(self) -> AsyncIterator[None]:

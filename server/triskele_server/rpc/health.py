@@ -57,7 +57,7 @@ async def start_probes(*, host: str, health_port: int | None, metrics_port: int 
 
     Health answers NOT_SERVING until `Probes.ready`. Raises ConfigurationError if a port cannot be had.
     """
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
+    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its type hints
     await servicer.set("", _NOT_SERVING)  # HealthServicer starts as SERVING
     server, bound_health = None, None
     if health_port is not None and health_port >= 0:

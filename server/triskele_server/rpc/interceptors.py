@@ -111,7 +111,7 @@ def access_for(federation: str) -> Layer:
     return access
 
 
-class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the type hints only
     """Puts one layer around every handler, whatever its kind."""
 
     def __init__(self, layer: Layer) -> None:
@@ -123,7 +123,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The wrapped handler; None (unknown method) stays None and becomes UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)  # Any: the stubs do not know a handler's fields
+        handler = await continuation(handler_call_details)  # Any: the type hints do not know a handler's fields
         if handler is None:
             return handler
         method = str(handler_call_details.method)
