@@ -11,6 +11,7 @@ class Limits:
 
     max_dimension: int = 1 << 27  # words of one update (1 GiB in the 64-bit ring)
     max_participants: int = 1024  # submissions in one round
+    max_rows: int = 256  # rows that a rule sees; more participants are averaged in buckets
     chunk_bytes: int = 1 << 19  # bytes of one streamed chunk that we send
     max_chunk_bytes: int = 1 << 20  # bytes of one streamed chunk that we accept
     max_task_bytes: int = 1 << 16  # bytes of a canonical task

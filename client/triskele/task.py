@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from triskele.errors import InvalidTask
-from triskele.ids import TaskDigest, TaskName, checked_name
+from triskele.ids import ParticipantId, TaskDigest, TaskName, checked_name
 from triskele.limits import DEFAULT_LIMITS
 
 FORMAT = "triskele/v1/task"
@@ -25,37 +25,48 @@ MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-100, 1e100  # beyond, squares of entries leave
 Decisions = Literal["public", "hidden"]
 Gram = Literal["auto", "exact", "sketch"]
 RuleOption = int | float | str | bool
+RuleOptions = Mapping[str, RuleOption | Mapping[str, RuleOption]]
+
+DEFAULT_RULE = "flame"
+DEFAULT_RULE_WITH_ROOT = "fltrust"
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """One aggregation task. Frozen and valid by construction; raises InvalidTask, naming the numbers.
 
-    `clip_norm` is the L2 norm C to which every update is clipped before it is encoded; `max_weight` is the largest
-    example weight (0: the task is unweighted); `min_accepted` the minimum cohort: fewer accepted updates are
-    never aggregated.
+    `clip_norm` is the L2 norm C to which every update is clipped before it is encoded. `rule` names the aggregation
+    rule, or pre-aggregation stages and then the rule; none means fltrust if there is a `root`, else flame. An option
+    in `rule_options` goes to every stage that has it; options of one stage alone stand in a table of its name. `root`
+    is the participant whose update is FLTrust's root. `max_weight` is the largest example weight (0: the task is
+    unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
+    `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated.
     """
 
     name: TaskName
     dimension: int
     clip_norm: float
-    rule: str = "mean"
-    rule_options: Mapping[str, RuleOption] = field(default_factory=dict)
+    rule: str | tuple[str, ...] = ()
+    rule_options: RuleOptions = field(default_factory=dict)
+    root: ParticipantId | None = None
     decisions: Decisions = "public"
     gram: Gram = "auto"
     max_weight: int = 0
     max_participants: int = 128
+    max_rows: int = 128
     min_accepted: int = 2
 
     def __post_init__(self) -> None:
         checked_name(self.name, "task name")
-        checked_name(self.rule, "rule name")
-        object.__setattr__(self, "rule_options", MappingProxyType(dict(sorted(self.rule_options.items()))))
+        if self.root is not None:
+            checked_name(self.root, "root participant")
+        object.__setattr__(self, "rule", self._checked_stages())
+        object.__setattr__(self, "rule_options", _checked_options(self.rule_options))
         if isinstance(self.clip_norm, int):
             object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
             raise InvalidTask(f"dimension {self.dimension} is not in 1 to {DEFAULT_LIMITS.max_dimension}")
-        for name in ("dimension", "max_weight", "max_participants", "min_accepted"):
+        for name in ("dimension", "max_weight", "max_participants", "max_rows", "min_accepted"):
             if isinstance(getattr(self, name), bool):
                 raise InvalidTask(f"{name} must be a number, not true or false")  # which Python would count as 1 or 0
         if not MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM:  # NaN fails too
@@ -66,18 +77,30 @@ class TaskSpec:
             raise InvalidTask(
                 f"max_participants {self.max_participants} is not in 2 to {DEFAULT_LIMITS.max_participants}"
             )
-        if not 2 <= self.min_accepted <= self.max_participants:
-            raise InvalidTask(f"min_accepted {self.min_accepted} is not in 2 to max_participants")
+        if not 2 <= self.max_rows <= DEFAULT_LIMITS.max_rows:
+            raise InvalidTask(f"max_rows {self.max_rows} is not in 2 to {DEFAULT_LIMITS.max_rows}")
+        if not 1 <= self.min_accepted <= self.max_participants:
+            raise InvalidTask(f"min_accepted {self.min_accepted} is not in 1 to max_participants")
         if self.decisions not in ("public", "hidden"):
             raise InvalidTask(f"decisions {self.decisions!r} is neither 'public' nor 'hidden'")
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
-        for key, value in self.rule_options.items():
-            if not isinstance(value, int | float | str | bool) or (
-                isinstance(value, float) and not math.isfinite(value)
-            ):
-                raise InvalidTask(f"rule option {key!r} must be a number, a text or true/false")
         self.check_headroom()
+
+    def _checked_stages(self) -> tuple[str, ...]:
+        names = (self.rule,) if isinstance(self.rule, str) else tuple(self.rule)
+        if not names:
+            names = (DEFAULT_RULE_WITH_ROOT if self.root else DEFAULT_RULE,)
+        for name in names:
+            checked_name(name, "rule name")
+        if len(set(names)) != len(names):
+            raise InvalidTask(f"rule {list(names)} names a stage twice")
+        return names
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the pre-aggregation stages, and of the rule, which is the last."""
+        return (self.rule,) if isinstance(self.rule, str) else self.rule
 
     @property
     def weighted(self) -> bool:
@@ -89,19 +112,20 @@ class TaskSpec:
         """Words of one share: the dimension, plus the weight's word in a weighted task."""
         return self.dimension + int(self.weighted)
 
-    def check_headroom(self, coefficient_bits: int = 0) -> None:
+    def check_headroom(self, coefficient_bits: int = 0, rows: int | None = None) -> None:
         """Raise InvalidTask unless no honest aggregate can wrap in the ring.
 
-        `coefficient_bits` are the fraction bits that the rule's own coefficients add (0 for a selection).
+        `coefficient_bits` are what the rule's own coefficients add (0 for a selection), `rows` how many rows it sees.
         """
         weight_bits = max(self.max_weight.bit_length(), 1) + coefficient_bits
-        cohort_bits = math.ceil(math.log2(self.max_participants))
+        count = rows if rows is not None else self.max_participants
+        cohort_bits = math.ceil(math.log2(count))
         total = VALUE_BITS + weight_bits + cohort_bits
         if total > HEADROOM_BITS:
             raise InvalidTask(
                 f"the aggregate could wrap: {VALUE_BITS} bits of value + {weight_bits} bits of weight + "
-                f"{cohort_bits} bits for {self.max_participants} participants = {total} > {HEADROOM_BITS}; "
-                f"lower max_weight (now {self.max_weight}) or max_participants"
+                f"{cohort_bits} bits for {count} rows = {total} > {HEADROOM_BITS}; "
+                f"lower max_weight (now {self.max_weight}), max_participants or max_rows"
             )
 
     def canonical(self) -> bytes:
@@ -124,7 +148,8 @@ class TaskSpec:
             if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
                 raise InvalidTask(f"not a task of format {FORMAT}")
             content["clip_norm"] = float.fromhex(content["clip_norm"])
-            content["rule_options"] = {k: _restored(v) for k, v in content["rule_options"].items()}
+            content["rule_options"] = _restored(content["rule_options"])
+            content["rule"] = tuple(content["rule"])
             spec = cls(**content)
         except InvalidTask:
             raise
@@ -135,13 +160,34 @@ class TaskSpec:
         return spec
 
 
+def _checked_options(options: RuleOptions) -> RuleOptions:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            _checked_options(value)
+        elif not isinstance(value, int | float | str | bool) or (isinstance(value, float) and not math.isfinite(value)):
+            raise InvalidTask(f"rule option {key!r} must be a number, a text or true/false")
+    if any(isinstance(v, Mapping) and any(isinstance(w, Mapping) for w in v.values()) for v in options.values()):
+        raise InvalidTask("rule options are a table of options, or one table per stage; not deeper")
+    return MappingProxyType(
+        {
+            k: MappingProxyType(dict(sorted(v.items()))) if isinstance(v, Mapping) else v
+            for k, v in sorted(options.items())
+        }
+    )
+
+
 def _plain(value: Any) -> Any:
+    """JSON has one number type for all: a float inside the options becomes {"float": its hexadecimal form}."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, Mapping):
-        return {k: {"float": v.hex()} if isinstance(v, float) else v for k, v in value.items()}
+        return {k: {"float": v.hex()} if isinstance(v, float) else _plain(v) for k, v in value.items()}
     return value
 
 
-def _restored(value: Any) -> Any:
-    return float.fromhex(value["float"]) if isinstance(value, dict) else value
+def _restored(options: Any) -> Any:
+    if not isinstance(options, dict):
+        return options
+    if options.keys() == {"float"} and isinstance(options["float"], str):
+        return float.fromhex(options["float"])
+    return {k: _restored(v) for k, v in options.items()}

@@ -84,11 +84,19 @@ class ProbesTable(_Table):
     metrics_port: int | None = None
 
 
+BUILT_IN_RULES = (
+    *("bucketing", "nnm"),
+    *("mean", "norm-clip", "flame", "fltrust", "multi-krum", "krum", "dnc", "foolsgold"),
+    *("geometric-median", "centered-clip", "median", "trimmed-mean"),
+)
+
+
 class PolicyTable(_Table):
     """What this party lets a coordinator ask of it; a task outside is refused with the reason."""
 
     min_accepted: int = Field(2, ge=2)
-    rules: tuple[str, ...] = ("mean", "norm-clip", "multi-krum")
+    rules: tuple[str, ...] = BUILT_IN_RULES
+    rule_sources: dict[str, str] = Field(default_factory=dict)  # of rules of other packages: SHA-256 of their source
     decisions: tuple[Decisions, ...] = ("public", "hidden")
     max_dimension: int = Field(DEFAULT_LIMITS.max_dimension, ge=1)
     max_participants: int = Field(DEFAULT_LIMITS.max_participants, ge=2)

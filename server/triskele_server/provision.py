@@ -92,15 +92,16 @@ def write_task(directory: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "name": spec.name,
         "dimension": spec.dimension,
         "clip_norm": spec.clip_norm,
-        "rule": spec.rule,
+        "rule": list(spec.stages),
+        "max_rows": spec.max_rows,
         "decisions": spec.decisions,
         "gram": spec.gram,
         "max_weight": spec.max_weight,
         "max_participants": spec.max_participants,
         "min_accepted": spec.min_accepted,
-        "rule_options": dict(spec.rule_options),
+        "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
         "schedule": schedule.model_dump(),
-    }
+    } | ({} if spec.root is None else {"root": spec.root})
     path = directory / "coordinator" / "tasks" / f"{spec.name}.toml"
     try:
         _write(path, toml_text(content).encode())
@@ -110,12 +111,19 @@ def write_task(directory: Path, spec: TaskSpec, schedule: Schedule) -> Path:
 
 
 def toml_text(content: Mapping[str, Any]) -> str:
-    """TOML of a table of texts, numbers, booleans and tables of them; tables come last."""
-    lines = [f"{key} = {_toml_value(value)}" for key, value in content.items() if not isinstance(value, Mapping)]
+    """TOML of a table of texts, numbers, booleans, lists and tables of them; tables come last."""
+    return "\n".join(_toml_lines(content, ())) + "\n"
+
+
+def _toml_lines(content: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [
+        f"{_toml_key(key)} = {_toml_value(value)}" for key, value in content.items() if not isinstance(value, Mapping)
+    ]
     for key, table in content.items():
         if isinstance(table, Mapping) and table:
-            lines += ["", f"[{key}]", *(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
+            inner = (*path, _toml_key(key))
+            lines += ["", f"[{'.'.join(inner)}]", *_toml_lines(table, inner)]
+    return lines
 
 
 class _Writer:
@@ -270,4 +278,6 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,7 +18,7 @@ from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, 
 from triskele.keystream import KeyStream
 from triskele.manifest import ManifestDigest
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
-from triskele.task import Decisions, Gram, RuleOption, TaskSpec
+from triskele.task import FRACTION_BITS, Decisions, Gram, RuleOption, TaskSpec
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
 from triskele_server.mpc.transport import Traffic, Transport, thread_transports
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
@@ -47,20 +47,25 @@ class SimulatedRound:
 def simulate(
     updates: ArrayLike,
     *,
-    rule: str = "mean",
-    rule_options: Mapping[str, RuleOption] = {},
+    rule: str | Sequence[str] = "mean",
+    rule_options: Mapping[str, RuleOption | Mapping[str, RuleOption]] = {},
     clip_norm: float | None = None,
     weights: Sequence[int] | NDArray[np.integer] | None = None,
     decisions: Decisions = "public",
     gram: Gram = "auto",
     min_accepted: int = 2,
     raw_rows: Mapping[int, Words] = {},
+    root: int | None = None,
+    previous: ArrayLike | None = None,
+    max_rows: int = 128,
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 
     `clip_norm=None` takes the largest finite row norm. `weights` are the secret example weights, integers >= 0.
     `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
     way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
+    `root` is the row that is FLTrust's root, `previous` float [d] the previous round's aggregate, for a rule that
+    starts from it. Other arguments are as in the task.
     """
     rows = np.asarray(updates)
     if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1 or rows.dtype.kind not in "fiu":
@@ -69,16 +74,23 @@ def simulate(
     examples = _checked_weights(weights, len(rows))
     unsent: dict[int, str] = {}
     norms = np.array([_norm(row, i, raw_rows, unsent) for i, row in enumerate(rows)])
+    start = None if previous is None else np.asarray(previous, np.float64)
+    if start is not None:
+        if start.shape != (rows.shape[1],):
+            raise InvalidUpdate(f"previous must be the last aggregate, float [{rows.shape[1]}], not {start.shape}")
+        norms = np.append(norms, l2_norm(start))
     spec = TaskSpec(
         name=TaskName("simulated"),
         dimension=rows.shape[1],
         clip_norm=clip_norm if clip_norm is not None else (float(norms.max()) or 1.0),
-        rule=rule,
+        rule=rule if isinstance(rule, str) else tuple(rule),
         rule_options=rule_options,
+        root=None if root is None else _name(root),
         decisions=decisions,
         gram=gram,
         max_weight=0 if examples is None else max(int(examples.max()), 1),
         max_participants=max(len(rows), 2),
+        max_rows=max_rows,
         min_accepted=min_accepted,
     )
     check_task(spec)
@@ -86,8 +98,9 @@ def simulate(
     with ThreadPoolExecutor(2) as pool:
         sharings = list(pool.map(lambda i: _shared(spec, rows[i], i, examples, raw_rows), sent))
     seconds = {"encode": time.perf_counter() - started}
+    last = None if start is None else np.rint(start * (2.0**FRACTION_BITS / spec.clip_norm)).astype(np.int64)
     inputs = [
-        RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)])
+        RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)], last)
         for party in PARTIES
     ]
     transports = thread_transports()
@@ -184,7 +197,11 @@ def _shared(
 
 
 def _context(spec: TaskSpec, i: int) -> ShareContext:
-    return ShareContext(spec.digest, _ROUND, ParticipantId(f"p{i:04d}"))
+    return ShareContext(spec.digest, _ROUND, _name(i))
+
+
+def _name(row: int) -> ParticipantId:
+    return ParticipantId(f"p{row:04d}")
 
 
 def _held(spec: TaskSpec, party: PartyIndex, i: int, sharing: Sharing) -> SealedSubmission:

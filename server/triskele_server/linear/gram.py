@@ -24,14 +24,26 @@ def gram_part(first: Words, second: Words) -> Words:
     return part
 
 
-def exact_gram_part(rows: Sequence[SharePair], dimension: int) -> Words:
-    """The same over all words of the shares, a chunk at a time."""
-    total = np.zeros((len(rows), len(rows)), np.int64)
+def exact_gram_part(rows: Sequence[SharePair], dimension: int, matrix: Words | None = None) -> Words:
+    """The same over all words of the shares, a chunk at a time, of the rows that `matrix` mixes them into."""
+    count = len(rows) if matrix is None else len(matrix)
+    total = np.zeros((count, count), np.int64)
     for start, stop in chunks(dimension, _CHUNK_WORDS):
         first = np.stack([row.first.read(start, stop) for row in rows])
         second = np.stack([row.second.read(start, stop) for row in rows])
-        total += gram_part(first, second)
+        total += gram_part(mixed(first, matrix), mixed(second, matrix))
     return total
+
+
+def mixed(words: Words, matrix: Words | None) -> Words:
+    """matrix @ words mod 2^64 for a sparse public matrix [m, n] and words [n, K]; None mixes nothing."""
+    if matrix is None:
+        return words
+    out = np.empty((len(matrix), words.shape[1]), np.int64)
+    for row, factors in zip(out, matrix, strict=True):
+        used = np.flatnonzero(factors)
+        np.sum(words[used] * factors[used, None], axis=0, out=row)
+    return out
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types

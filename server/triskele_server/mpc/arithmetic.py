@@ -54,6 +54,47 @@ def deal(session: Session, label: str, value: torch.Tensor | None, like: torch.T
     return Shares(zero, session.receive(session.next, label, like))
 
 
+def pool(session: Session, label: str, part: torch.Tensor) -> Shares:
+    """As `reshare` for a value in which party 0 has no part (its `part` gives the shape only). One round.
+
+    Shares 0 and 1 are drawn, so party 0 sends nothing. Parties 1 and 2 learn share 2: each sends its part less the
+    share that the other does not hold, which masks it.
+    """
+    own = _drawn_share(session, part)
+    if session.party == 0:
+        return own
+    masked = part - (own.first + own.second)
+    return _with_third(session, own, masked + _swapped(session, label, masked))
+
+
+def pool_bits(session: Session, label: str, part: torch.Tensor) -> Shares:
+    """`pool` for XOR shares of words of any size."""
+    own = _drawn_share(session, part)
+    if session.party == 0:
+        return own
+    masked = part ^ own.first ^ own.second
+    return _with_third(session, own, masked ^ _swapped(session, label, masked))
+
+
+def _drawn_share(session: Session, like: torch.Tensor) -> Shares:
+    """Shares 0 (of parties 2 and 0) and 1 (of parties 0 and 1), drawn; zero where this party also holds share 2."""
+    shape, zero = tuple(like.shape), torch.zeros_like(like)
+    first = session.randomness.with_previous(shape, like.dtype) if session.party != 2 else zero
+    second = session.randomness.with_next(shape, like.dtype) if session.party != 1 else zero
+    return Shares(first, second)
+
+
+def _with_third(session: Session, own: Shares, third: torch.Tensor) -> Shares:
+    return Shares(own.first, third) if session.party == 1 else Shares(third, own.second)
+
+
+def _swapped(session: Session, label: str, masked: torch.Tensor) -> torch.Tensor:
+    """What the other one of parties 1 and 2 sends for this."""
+    peer = session.next if session.party == 1 else session.previous
+    session.send(peer, label, masked)
+    return session.receive(peer, label, masked)
+
+
 def two_summands(session: Session, x: Shares) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """x as a sum of two words: x_0 + x_1, known to party 0, and x_2, known to parties 1 and 2."""
     if session.party == 0:
@@ -77,16 +118,39 @@ def bit_to_word(
     bits travels as one word.
     """
     like = torch.empty(bits.shape, dtype=torch.int64)
-    known = ((bits.first ^ bits.second) & 1).long() if session.party == 0 else None
+    known, v = _known_bits(session, bits)
     u = deal(session, "bit", known, like)
-    if session.party == 0:
-        part = torch.zeros_like(like)
-    else:
-        v = ((bits.second if session.party == 1 else bits.first) & 1).long()
-        part = times_known(session, u, 1 - 2 * v)  # u xor v = u (1 - 2 v) + v
+    part = times_known(session, u, 1 - 2 * v if v is not None else None)  # u xor v = u (1 - 2 v) + v
+    if session.party == 1 and v is not None:
+        part = part + v
+    return pool(session, "bit", combine(part) if combine is not None else part)
+
+
+def times_bit(session: Session, bits: Shares, x: Shares) -> Shares:
+    """x where the XOR-shared bit (the lowest of an element) is 1, else 0; equal shapes. Two rounds.
+
+    u is party 0's part of the bit and v that of parties 1 and 2, s = 1 - 2 v, and D = x_0 + x_1, which party 0 knows:
+    (u xor v) (D + x_2) = s (u D + u x_2) + v (D + x_2). Party 0 deals u and u D; D is dealt already.
+    """
+    like = torch.empty((2, *x.shape), dtype=torch.int64)
+    u, v = _known_bits(session, bits)
+    dealt = deal(session, "select", torch.stack([u, u * (x.first + x.second)]) if u is not None else None, like)
+    part = torch.zeros_like(x.first)
+    if v is not None:
+        mine, third, (u_part, product) = (
+            (x.first, x.second, dealt.first) if session.party == 1 else (x.second, x.first, dealt.second)
+        )
+        part = (1 - 2 * v) * (product + u_part * third) + v * mine
         if session.party == 1:
-            part = part + v
-    return reshare(session, "bit", combine(part) if combine is not None else part)
+            part = part + v * third
+    return pool(session, "select", part)
+
+
+def _known_bits(session: Session, bits: Shares) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """XOR-shared bits as u xor v: u of party 0, v of parties 1 and 2, both 0 or 1 in an int64."""
+    if session.party == 0:
+        return ((bits.first ^ bits.second) & 1).long(), None
+    return None, ((bits.second if session.party == 1 else bits.first) & 1).long()
 
 
 def truncate(session: Session, x: Shares, bits: int, low_carry: Shares | None = None) -> Shares:
@@ -110,7 +174,7 @@ def truncate(session: Session, x: Shares, bits: int, low_carry: Shares | None = 
         part = part + shifted.first + (b >> bits)
     elif session.party == 2:
         part = part + shifted.second
-    result = reshare(session, "shift", part)
+    result = pool(session, "shift", part)
     # Without the carry of the low bits the sum of two floors is 1 too low on average.
     carry = low_carry if low_carry is not None else constant(session, torch.ones(x.shape, dtype=torch.int64))
     correction = constant(session, torch.full(x.shape, -(1 << (LIMIT_BITS - bits)), dtype=torch.int64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from triskele_server.mpc.arithmetic import LIMIT_BITS, add, bit_to_word, constant, truncate, two_summands
+from triskele_server.mpc.arithmetic import LIMIT_BITS, add, bit_to_word, constant, pool_bits, truncate, two_summands
 from triskele_server.mpc.session import Session, Shares
 
 
@@ -39,9 +39,13 @@ def flipped(session: Session, x: Shares) -> Shares:
 
 def conjunction(session: Session, x: Shares, y: Shares) -> Shares:
     """x and y, bit by bit. One round."""
-    part = (x.first & (y.first ^ y.second)) ^ (x.second & y.first)
+    part = _conjunction_part(x, y)
     part = part ^ session.randomness.zero_xor(tuple(part.shape), part.dtype)
     return Shares(part, session.pass_back("and", part))
+
+
+def _conjunction_part(x: Shares, y: Shares) -> torch.Tensor:
+    return (x.first & (y.first ^ y.second)) ^ (x.second & y.first)
 
 
 def any_bit(session: Session, bits: Shares) -> Shares:
@@ -74,6 +78,11 @@ def _inputs(
     return Shares(zero, received), Shares(b if b is not None else zero, zero)
 
 
+def _generated(session: Session, x: Shares, y: Shares) -> Shares:
+    """x and y of `_inputs`, of whose conjunction party 0 has no part. One round."""
+    return pool_bits(session, "and", _conjunction_part(x, y))
+
+
 def _bit_reversal_permuted(word: torch.Tensor) -> torch.Tensor:
     """Bit p moves to the place whose six-bit index is p's read backwards: neighbours become the halves of the word."""
     for shift, mask in _SWAPS:
@@ -87,7 +96,7 @@ def _rotated(word: torch.Tensor) -> torch.Tensor:
 
 
 def top_bit_of_sum(session: Session, a: torch.Tensor | None, b: torch.Tensor | None, like: torch.Tensor) -> Shares:
-    """Bit 63 of a + b, as uint8 XOR shares in {0, 1}. Eight rounds, 25 bytes per element.
+    """Bit 63 of a + b, as uint8 XOR shares in {0, 1}. Eight rounds, 25 bytes per element and party.
 
     A carry tree over bits 0 to 62. The words are rotated by one (bit 63 takes the place below bit 0, where only
     its propagate bit is used) and permuted by bit reversal, so that in every level the pairs to combine are the
@@ -98,7 +107,7 @@ def top_bit_of_sum(session: Session, a: torch.Tensor | None, b: torch.Tensor | N
     x, y = _inputs(session, a, b, like)
     propagate = xor(x, y)
     top = Shares((propagate.first & 1).to(torch.uint8), (propagate.second & 1).to(torch.uint8))
-    generate = masked(conjunction(session, x, y), ~1)
+    generate = masked(_generated(session, x, y), ~1)
     while generate.first.dtype != torch.uint8:
         generate, propagate = _combined_halves(session, generate, propagate)
     for width in (4, 2, 1):
@@ -118,7 +127,7 @@ def _combined_halves(session: Session, generate: Shares, propagate: Shares) -> t
 
 def _halves(x: Shares) -> tuple[Shares, Shares]:
     half = _HALF[x.first.dtype]
-    first, second = (t.contiguous().view(half).reshape(*t.shape, 2) for t in (x.first, x.second))
+    first, second = (t.contiguous().unsqueeze(-1).view(half) for t in (x.first, x.second))
     return Shares(first[..., 0], second[..., 0]), Shares(first[..., 1], second[..., 1])
 
 
@@ -142,33 +151,24 @@ def sign_bit(session: Session, x: Shares) -> Shares:
     return top_bit_of_sum(session, a, b, torch.empty(x.shape, dtype=torch.int64))
 
 
-def bits_of(session: Session, x: Shares) -> Shares:
-    """All 64 bits of x as int64 XOR shares (Kogge-Stone adder): eight rounds."""
+def is_zero(session: Session, x: Shares) -> Shares:
+    """Whether a word is 0; uint8 XOR shares in {0, 1}. Seven rounds; 10 bytes per element, and 8 from party 0.
+
+    x = a + b is 0 where a and -b agree in every bit: a tree of conjunctions, each level on words of half the size.
+    """
     a, b = two_summands(session, x)
-    u, v = _inputs(session, a, b, torch.empty(x.shape, dtype=torch.int64))
-    total = propagate = xor(u, v)
-    generate = conjunction(session, u, v)
-    for distance in (1, 2, 4, 8, 16, 32):
-        left = Shares(torch.stack([propagate.first] * 2), torch.stack([propagate.second] * 2))
-        right = Shares(
-            torch.stack([generate.first << distance, propagate.first << distance]),
-            torch.stack([generate.second << distance, propagate.second << distance]),
-        )
-        both = conjunction(session, left, right)
-        generate = xor(generate, Shares(both.first[0], both.second[0]))
-        propagate = Shares(both.first[1], both.second[1])
-    return xor(total, Shares(generate.first << 1, generate.second << 1))
+    # The complement of -b is b - 1.
+    u, v = _inputs(session, a, b - 1 if b is not None else None, torch.empty(x.shape, dtype=torch.int64))
+    equal = xor(u, v)
+    while equal.first.dtype != torch.uint8:
+        equal = conjunction(session, *_halves(equal))
+    for width in (4, 2, 1):
+        equal = conjunction(session, *(masked(part, (1 << width) - 1) for part in (equal, _shifted(equal, width))))
+    return masked(equal, 1)
 
 
-def leading_bit(session: Session, x: Shares) -> Shares:
-    """One-hot shares, bit by bit, of the position of x's highest set bit (all zero for x = 0): 14 rounds."""
-    bits = bits_of(session, x)
-    for distance in (1, 2, 4, 8, 16, 32):
-        keep = (1 << (64 - distance)) - 1
-        lower = masked(Shares(bits.first >> distance, bits.second >> distance), keep)
-        bits = xor(xor(bits, lower), conjunction(session, bits, lower))
-    keep = (1 << 63) - 1
-    return xor(bits, masked(Shares(bits.first >> 1, bits.second >> 1), keep))
+def _shifted(x: Shares, distance: int) -> Shares:
+    return Shares(x.first >> distance, x.second >> distance)
 
 
 def floor_shift(session: Session, x: Shares, bits: int) -> Shares:

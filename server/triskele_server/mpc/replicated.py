@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from triskele.errors import TriskeleError
-from triskele_server.mpc import arithmetic, boolean, roots
+from triskele_server.mpc import arithmetic, boolean, graph, order, roots, truncation
 from triskele_server.mpc.crypten_import import CrypTensor
 from triskele_server.mpc.session import Session, Shares
 
 PRODUCT_BITS = 52  # fraction bits of a product before it is truncated: leaves values up to 2^10
 PUBLIC_BITS = 20  # fraction bits at which public non-integers are encoded
+RANKED = 128  # elements of a row up to which `smallest` compares all pairs
+_DIVISOR_BITS = 42  # fraction bits of the operands of a quotient, at most
 
 # The functions of CrypTen's library that only move words, or add them.
 _STRUCTURAL = (
@@ -80,6 +83,30 @@ class SharedWords(Shares):
 @CrypTensor.register_cryptensor("replicated")
 class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no types
     """A secret tensor. Printing shows its shape only; `open(name)` is the one way to its value."""
+
+    __array_ufunc__ = None  # `array - secret` is this class's business, not numpy's
+
+    if TYPE_CHECKING:  # what CrypTen adds to every tensor type at run time; its package has no types
+        shape: tuple[int, ...]
+
+        def _binary(self, other: Any) -> ReplicatedTensor: ...
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _binary
+        lt = gt = sub = _binary
+
+        def _unary(self) -> ReplicatedTensor: ...
+
+        __neg__ = t = abs = _unary
+
+        def __getitem__(self, index: Any) -> ReplicatedTensor: ...
+
+        def _shaped(self, *sizes: int) -> ReplicatedTensor: ...
+
+        sum = unsqueeze = squeeze = reshape = flatten = _shaped
+
+        def size(self, dim: int) -> int: ...
+
+        def dim(self) -> int: ...
 
     def __init__(self, shares: Shares | list[Any], session: Session | None = None, fraction_bits: int = 0) -> None:
         super().__init__(requires_grad=False)
@@ -158,7 +185,8 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         return self._like(self._aligned(fraction_bits), fraction_bits)
 
     def add(self, other: Any) -> ReplicatedTensor:
-        """Sum with a secret or public tensor or number; the finer scale of the two is kept."""
+        """Sum with a secret tensor or a public array, tensor or number; the finer scale of the two is kept."""
+        other = _public_tensor(other)
         if isinstance(other, ReplicatedTensor):
             bits = max(self.fraction_bits, other.fraction_bits)
             return self._like(arithmetic.add(self._aligned(bits), other._aligned(bits)), bits)
@@ -171,9 +199,9 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         return self._like(Shares(-self._tensor.first, -self._tensor.second))
 
     def div(self, other: Any) -> ReplicatedTensor:
-        """Quotient by a secret tensor (reciprocal) or a public number."""
+        """Quotient by a secret tensor (see `quotient`) or a public number."""
         if isinstance(other, ReplicatedTensor):
-            return self.mul(other.reciprocal())
+            return self.quotient(other)
         if isinstance(other, int) and other > 0 and other.bit_count() == 1:
             return self.times_power_of_two(1 - other.bit_length())
         if torch.is_tensor(other):
@@ -185,11 +213,11 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
 
     def mul(self, other: Any) -> ReplicatedTensor:
         """Element-wise product with a secret or public tensor or number."""
-        return self._product(other, arithmetic.multiply, torch.mul)
+        return self._product(other, "mul", truncation.product_part, torch.mul)
 
     def matmul(self, other: Any) -> ReplicatedTensor:
         """Matrix product with a secret or public matrix."""
-        return self._product(other, arithmetic.matmul, torch.matmul)
+        return self._product(other, "matmul", truncation.matmul_part, torch.matmul)
 
     def square(self) -> ReplicatedTensor:
         """Element-wise square."""
@@ -198,19 +226,29 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
     def _product(
         self,
         other: Any,
-        secret: Callable[[Session, Shares, Shares], Shares],
+        label: str,
+        secret: Callable[[Shares, Shares], torch.Tensor],
         public: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> ReplicatedTensor:
         """A product keeps the finer scale of its factors; if both have fraction bits it is truncated to it."""
         if isinstance(other, ReplicatedTensor):
             x, y = self._narrowed(other)
-            product = secret(self.session, x._tensor, y._tensor)
-            return self._rescaled(product, x.fraction_bits, y.fraction_bits)
+            part = secret(x._tensor, y._tensor)
+            kept = max(x.fraction_bits, y.fraction_bits)
+            excess = x.fraction_bits + y.fraction_bits - kept
+            if excess > 0:
+                return self._like(truncation.reshare_truncated(self.session, part, excess), kept)
+            return self._like(arithmetic.reshare(self.session, label, part), x.fraction_bits + y.fraction_bits)
+        other = _public_tensor(other)
         bits = 0 if _is_integer(other) else PUBLIC_BITS
         words = _encoded(other, bits)
         x = self if bits == 0 else self._coarsened(PRODUCT_BITS - bits)
         product = Shares(public(x._tensor.first, words), public(x._tensor.second, words))
-        return self._rescaled(product, x.fraction_bits, bits)
+        kept = max(x.fraction_bits, bits)
+        excess = x.fraction_bits + bits - kept
+        if excess > 0:
+            product = arithmetic.truncate(self.session, product, excess)
+        return self._like(product, x.fraction_bits + bits - max(excess, 0))
 
     def _narrowed(self, other: ReplicatedTensor) -> tuple[ReplicatedTensor, ReplicatedTensor]:
         """Both factors, the finer one coarsened first until their product has at most PRODUCT_BITS places."""
@@ -225,13 +263,6 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         if excess <= 0:
             return self
         return self._like(arithmetic.truncate(self.session, self._tensor, excess), most)
-
-    def _rescaled(self, product: Shares, bits: int, other_bits: int) -> ReplicatedTensor:
-        kept = max(bits, other_bits)
-        excess = bits + other_bits - kept
-        if excess:
-            product = arithmetic.truncate(self.session, product, excess)
-        return self._like(product, kept)
 
     def times_power_of_two(self, exponent: int) -> ReplicatedTensor:
         """self * 2^exponent, free: the binary point moves, the words stay."""
@@ -281,20 +312,26 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         return self._like(arithmetic.add(counts, arithmetic.constant(self.session, ordinal)), 0)
 
     def smallest(self, count: int) -> ReplicatedTensor:
-        """1 at the `count` smallest elements along the last dimension (ties to the lower index), else 0."""
-        below: ReplicatedTensor = self.rank().lt(count)
-        return below
+        """1 at the `count` smallest elements along the last dimension (ties to the lower index), else 0.
+
+        Up to RANKED elements by ranks, in 20 rounds. Above that by a network, in some 370 rounds with a tenth of the
+        comparisons; there words must be below 2^(62 - ceil(log2 n)) in absolute value, which nobody checks.
+        """
+        if self._tensor.shape[-1] > RANKED:
+            return self._like(order.smallest(self.session, self._tensor, count), 0)
+        return self.rank().lt(count)
 
     def max(self) -> ReplicatedTensor:
-        """The largest element along the last dimension."""
-        return self._at_rank(self._tensor.shape[-1] - 1)
+        """The largest element along the last dimension: n - 1 comparisons per row, 10 ceil(log2 n) rounds."""
+        return self._like(order.maximum(self.session, self._tensor))
 
     def min(self) -> ReplicatedTensor:
-        """The smallest element along the last dimension."""
-        return self._at_rank(0)
+        """The smallest element along the last dimension, at the same cost."""
+        return -(-self).max()
 
-    def _at_rank(self, position: int) -> ReplicatedTensor:
-        return self.order_statistics(position)[0]
+    def closure(self) -> ReplicatedTensor:
+        """Reachability as 0/1 integers, for symmetric 0/1 matrices [..., n, n] with ones on the diagonal."""
+        return self._like(graph.closure(self.session, self.rescale(0)._tensor), 0)
 
     def order_statistics(self, *positions: int) -> list[ReplicatedTensor]:
         """The elements at the given places of the ascending order of the last dimension."""
@@ -307,21 +344,59 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
     # ---- roots -------------------------------------------------------------------------------------------------
 
     def inv_sqrt(self) -> ReplicatedTensor:
-        """1/sqrt(x) for x > 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x = 0."""
+        """1/sqrt(x) for x > 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x <= 0."""
         x = self._scaled_up(self.fraction_bits + self.fraction_bits % 2)
         return self._like(*roots.inv_sqrt(self.session, x._tensor, x.fraction_bits))
 
     def sqrt(self) -> ReplicatedTensor:
-        """sqrt(x) for x >= 0, over the same range."""
+        """sqrt(x) for x > 0, over the same range; 0 for x <= 0."""
         x = self._scaled_up(self.fraction_bits + self.fraction_bits % 2)
         return self._like(*roots.sqrt(self.session, x._tensor, x.fraction_bits))
 
     def reciprocal(self) -> ReplicatedTensor:
         """1/x for x != 0, over the whole range of ring words below 2^62 (see roots.py); 0 for x = 0."""
-        sign = self.sign()
-        magnitude: ReplicatedTensor = self * sign
-        inverse = self._like(*roots.reciprocal(self.session, magnitude._tensor, self.fraction_bits))
-        return inverse.mul(sign)
+        return self._like(*roots.reciprocal(self.session, self._tensor, self.fraction_bits))
+
+    def quotient(self, other: ReplicatedTensor) -> ReplicatedTensor:
+        """self / other with 26 fraction bits, for |self / other| < 2^10 and |other| < 2^10; 0 for other = 0.
+
+        The error is below 2^-22 max(1, |self / other|); of more than 42 fraction bits the rest is dropped first.
+        """
+        bits = min(max(self.fraction_bits, other.fraction_bits), _DIVISOR_BITS)
+        x, y = (t._coarsened(bits)._scaled_up(bits) for t in (self, other))
+        return self._like(roots.quotient(self.session, x._tensor, y._tensor), roots.QUOTIENT_BITS)
+
+    def normalised(self) -> ReplicatedTensor:
+        """x / sum(x) along the last dimension with 30 fraction bits, error below 2^-24, for x >= 0; zeros for zeros.
+
+        The words may have any scale; their sum must stay below 2^62 (drop places of large ones first: `truncated`).
+        """
+        total = Shares(self._tensor.first.sum(-1, keepdim=True), self._tensor.second.sum(-1, keepdim=True))
+        return self._like(roots.fraction(self.session, self._tensor, total), roots.FRACTION_BITS)
+
+    def root_ratio(self, other: ReplicatedTensor, fraction_bits: int = roots.RATIO_BITS) -> ReplicatedTensor:
+        """min(sqrt(self / other), 2^15), shapes broadcast, for numbers >= 0 with words below 2^46 at the finer scale.
+
+        At most one last place above the true value, at most 2^-20 of it and one last place below; never above 2^15.
+        0 where self is 0, 2^15 where other alone is 0. `fraction_bits` <= 40.
+        """
+        if not 0 <= fraction_bits <= roots.MAX_RATIO_BITS:
+            raise TriskeleError(f"a root ratio has 0 to {roots.MAX_RATIO_BITS} fraction bits, not {fraction_bits}")
+        bits = max(self.fraction_bits, other.fraction_bits)
+        shares = roots.root_ratio(self.session, self._aligned(bits), other._aligned(bits), fraction_bits)
+        return self._like(shares, fraction_bits)
+
+    def log(self) -> ReplicatedTensor:
+        """ln(x) with 30 fraction bits, absolute error below 2^-26, for x > 0 (words below 2^62); -64 for x <= 0."""
+        return self._like(roots.log(self.session, self._tensor, self.fraction_bits), roots.LOG_BITS)
+
+    def cosines(self) -> ReplicatedTensor:
+        """The cosines between the rows whose Gram matrix this is: see rules/geometry.py."""
+        return self._like(roots.cosines(self.session, self._tensor), roots.COSINE_BITS)
+
+    def truncated(self, fraction_bits: int) -> ReplicatedTensor:
+        """The same number with fewer places in two rounds; the error is in (-1, 1] of the last one (see `rescale`)."""
+        return self._coarsened(fraction_bits)
 
     def leading_power(self) -> ReplicatedTensor:
         """The power of four that brings a positive number's words to [2^60, 2^62); 0 for 0."""
@@ -333,6 +408,11 @@ def _joined(
 ) -> ReplicatedTensor:
     bits = max(t.fraction_bits for t in tensors)
     return tensors[0]._like(join([t._scaled_up(bits)._tensor for t in tensors], dim), bits)
+
+
+def _public_tensor(value: Any) -> Any:
+    """A numpy array as a tensor; anything else as it is."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _shape(value: Any) -> tuple[int, ...]:

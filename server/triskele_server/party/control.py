@@ -25,6 +25,7 @@ from triskele_server.party.policy import check_task
 from triskele_server.party.records import Blame, RoundRecord, Submission, Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles, size_of
 from triskele_server.party.store import PartyStore
+from triskele_server.release.output_file import write_previous
 from triskele_server.round_state import RoundEvent, RoundState, has_ended
 
 PARTY_RESTARTED = "party_restarted"
@@ -134,6 +135,8 @@ class RoundControl:
         blame = None
         if state is not RoundState.RELEASED:
             blame = Blame(ENDED_BY_COORDINATOR, "coordinator", f"the coordinator ended the round as {state}")
+        else:
+            await asyncio.to_thread(self._keep_aggregate, key)
         await self._end(key, _ENDINGS[state], blame)
         running = self._running.pop(key, None)
         if running is not None:
@@ -185,10 +188,19 @@ class RoundControl:
         reason = record.blame.reason if record.blame else ""
         _log.info("round_ended", round=key.number, task=key.task.hex()[:16], state=record.state, reason=reason)
 
+    def _keep_aggregate(self, key: RoundKey) -> None:
+        """What the task's next round starts from, if its rule does. Before the round ends: a crash repeats it."""
+        record = self._store.round(key)
+        if record.state is RoundState.COMBINED and record.outcome is not None and _starts_from_previous(record):
+            divisor = record.outcome.weight_total * 2.0**record.outcome.coefficient_bits
+            write_previous(self._files.previous(key.task), self._files.output(key), divisor)
+
     def _job(self, key: RoundKey, attempt: int) -> RoundJob:
         record = self._store.round(key)
         submissions = tuple(self._held(key, u) for u in self._store.uploads(key) if u.sealed)
-        return RoundJob(record.canonical, key.number, attempt, submissions, self._files.output(key))
+        previous = self._files.previous(key.task)
+        used = previous if _starts_from_previous(record) and previous.exists() else None
+        return RoundJob(record.canonical, key.number, attempt, submissions, self._files.output(key), used)
 
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
         def share(index: ShareIndex) -> HeldShare:
@@ -238,3 +250,9 @@ class RoundControl:
                 return Blame(SHARES_LOST, self._who, f"slot {upload.slot}: files of this party are missing")
             self._store.reopen_upload(record.key, upload.participant, min(words, upload.committed))
         return None
+
+
+def _starts_from_previous(record: RoundRecord) -> bool:
+    from triskele_server.rules import find  # noqa: PLC0415  loads the rules' code, not for `--help`
+
+    return find(TaskSpec.from_canonical(record.canonical).stages[-1]).reference == "previous"

@@ -1,23 +1,26 @@
-"""Step 8: run the rule on the secret Gram matrix, check the cohort, and open the decisions if they are public."""
+"""Step 8: run the stages and the rule on the secret Gram matrix, check the cohort, open the decisions if public."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from triskele.errors import PartyFault, RoundFailed, TriskeleError
 from triskele.task import TaskSpec
+from triskele_server.mpc import arithmetic
 from triskele_server.mpc.arithmetic import LIMIT_BITS
 from triskele_server.mpc.opening_ledger import UndeclaredOpening
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session
-from triskele_server.rules.registry import SCALE_BITS, Rule, Scaled, find
+from triskele_server.rules.pipeline import Pipeline, Stage
+from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BITS, Mixing, Rule, Scaled, ceil_log2
 
 Weights = torch.Tensor | ReplicatedTensor  # public or secret
 
+GRAM_BITS = 44  # fraction bits of the Gram matrix that a stage sees, at most
 _COHORT_BITS = 26  # bits of a weight in the effective cohort: 1024 (sum w)^2 stays below 2^62
 
 
@@ -25,128 +28,334 @@ _COHORT_BITS = 26  # bits of a weight in the effective cohort: 1024 (sum w)^2 st
 class Coefficients:
     """What step 9 combines: the rows that may take part, an integer coefficient for each, and the weights' sum.
 
-    `rows` are the accepted ones under public decisions, all valid ones under hidden decisions.
+    `rows` are the accepted ones under a public selection, else all. `reference` is the coefficient of the rule's
+    reference row, if that is part of the aggregate.
     """
 
     rows: tuple[int, ...]
     weights: Weights
     weight_total: int
     fraction_bits: int  # of the coefficients: y / weight_total / 2^fraction_bits is the mean
+    accepted: tuple[int, ...] | None
+    reference: ReplicatedTensor | None = None
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What the rule gave for `rows` valid submissions, right in type and shape."""
+    """Weights t and scales c, of the rule's rows at first and in the end of the participants'.
 
-    rule: Rule
-    rows: int
+    `bits` are the rule's own weights. A secret stage ties scales and weights together: then `combined`, the scaled
+    weights, stands in place of `scale`. `unit` is what a weight of 1 has become, `out_of_range` negative where the
+    rule gave something outside the range it may use.
+    """
+
+    bits: Weights
     weights: Weights
     scale: ReplicatedTensor | None
+    combined: Weights | None
+    reference: ReplicatedTensor | None
+    unit: int
+    out_of_range: tuple[ReplicatedTensor, ...]
+
+    def scaled(self) -> Weights:
+        """t_i c_i."""
+        if self.combined is not None:
+            return self.combined
+        return self.weights if self.scale is None else _scaled(self.scale, self.weights)
 
 
 def declared_openings(spec: TaskSpec) -> list[str]:
     """Names of everything that a round of this task opens, in order."""
-    found = find(spec.rule)
-    secret_weights = spec.weighted or found.selected is not None or found.coefficient_bits > 0
+    pipeline = Pipeline.of(spec)
+    last = pipeline.last.rule
+    if last.kind == "coordinate_wise":
+        return ["valid", "aggregate"]
+    secret = spec.weighted or last.giving != "public" or last.scale_bits is not None or pipeline.mixes_in_secret
     opened = [
         ("valid", True),
-        ("enough_accepted", secret_weights),
-        ("accepted", found.selected is not None and spec.decisions == "public"),
-        ("weight_total", spec.weighted),
+        ("enough_accepted", secret),
+        ("accepted", last.rejects and spec.decisions == "public"),
+        ("weight_total", spec.weighted and not pipeline.normalises(spec)),
         ("aggregate", True),
     ]
     return [name for name, wanted in opened if wanted]
 
 
+def run_stages(
+    pipeline: Pipeline, gram: ReplicatedTensor | None, divisor: int, clip_norm: float
+) -> tuple[list[Mixing], ReplicatedTensor | None, float]:
+    """Run the pre-aggregations: what they mixed, the Gram matrix of the rows after them, and the clip norm in its unit.
+
+    `gram` is that of rows whose unit is 1 / divisor. Raises RoundFailed if a stage misbehaves.
+    """
+    mixings: list[Mixing] = []
+    if gram is None:
+        return mixings, None, clip_norm
+    references = 1 if pipeline.last.rule.reference else 0
+    gram, shrunk = _in_unit(gram, divisor)
+    for stage in pipeline.stages:
+        rows = gram.size(0) - references
+        mixing = call_stage(stage, gram[:rows, :rows], clip_norm=clip_norm / shrunk)
+        if not isinstance(mixing, Mixing) or not isinstance(mixing.matrix, ReplicatedTensor):
+            raise RoundFailed("rule_failed", f"rule:{stage.rule.name}", "a stage gives a Mixing with a secret matrix")
+        mixings.append(mixing)
+        extended = _with_reference(mixing, references)
+        mixed = gram.matmul(extended.t()).t().matmul(extended.t())
+        gram, further = _in_unit(mixed, mixing.divisor)
+        shrunk *= further
+    return mixings, gram, clip_norm / shrunk
+
+
+def _in_unit(gram: ReplicatedTensor, divisor: int) -> tuple[ReplicatedTensor, float]:
+    """The Gram matrix of rows that were multiplied by `divisor`, in units of 1 again up to a factor in (1/2, 1]."""
+    bits = ceil_log2(divisor)
+    gram = gram.times_power_of_two(-2 * bits)
+    return gram.rescale(min(gram.fraction_bits, GRAM_BITS)), divisor / 2.0**bits
+
+
+def _with_reference(mixing: Mixing, references: int) -> ReplicatedTensor:
+    """The matrix with a last row and column that carry the reference row through."""
+    matrix = mixing.matrix
+    if not isinstance(matrix, ReplicatedTensor) or not references:
+        return matrix  # type: ignore[return-value]  # checked by the caller
+    rows, columns = matrix.shape
+    corner = torch.zeros(rows + 1, columns + 1, dtype=torch.int64)
+    corner[-1, -1] = mixing.divisor
+
+    def secret(shape: tuple[int, ...]) -> ReplicatedTensor:
+        zero = torch.zeros(shape, dtype=torch.int64)
+        return ReplicatedTensor(arithmetic.constant(matrix.session, zero), matrix.session, 0)
+
+    padded = matrix.cat([matrix, secret((rows, 1))], 1)
+    padded = padded.cat([padded, secret((1, columns + 1))], 0)
+    return padded.add(corner)
+
+
 def run_filter(
     session: Session,
     spec: TaskSpec,
-    rows: int,
+    pipeline: Pipeline,
+    *,
+    public: Mixing,
     gram: Callable[[], ReplicatedTensor],
     examples: ReplicatedTensor | None,
 ) -> Coefficients:
-    """The coefficients of the `rows` valid submissions; `examples` are their secret example weights.
+    """The coefficients of the valid submissions, which `public` mixes into rows; `examples` are their example weights.
 
-    Raises RoundFailed if the rule misbehaves or fewer than the minimum cohort would carry the aggregate: nothing but
-    the validity bits, and the bit that says so, is open then.
+    `gram` is the Gram matrix of the mixed rows, the reference row last. Raises RoundFailed if a stage misbehaves or
+    fewer than the minimum cohort would carry the aggregate: nothing but the validity bits, and the bit that says so,
+    is open then.
     """
-    rule = find(spec.rule)
-    verdict = _run_rule(session, rule, spec, rows, gram)
-    try:
-        return _decided(session, spec, verdict, examples)
-    except UndeclaredOpening as error:  # secret weights from a rule that declared none
-        raise RoundFailed("rule_failed", f"rule:{rule.name}", str(error)) from error
-
-
-def _run_rule(
-    session: Session, rule: Rule, spec: TaskSpec, rows: int, gram: Callable[[], ReplicatedTensor]
-) -> _Verdict:
-    blame = f"rule:{rule.name}"
+    last = pipeline.last
     try:
         with session.ledger.withheld():
-            result = rule.function(gram() if rule.needs_gram else rows, **spec.rule_options)
+            needed = last.rule.needs_gram or bool(pipeline.stages)
+            mixings, rows, clip_norm = run_stages(pipeline, gram() if needed else None, public.divisor, spec.clip_norm)
+            count = len(public.matrix) if rows is None else rows.size(0) - bool(last.rule.reference)
+            result = call_stage(last, rows if last.rule.needs_gram else count, clip_norm=clip_norm)
+            verdict = _checked(last, result, count, pipeline.normalises(spec))
+        return _decided(_Setting(spec, pipeline, (*reversed(mixings), public), examples), verdict)
+    except UndeclaredOpening as error:  # secret weights from a rule that declared none, above all
+        raise RoundFailed("rule_failed", f"rule:{last.rule.name}", str(error)) from error
+
+
+def call_stage(stage: Stage, *arguments: object, **given: object) -> object:
+    """Run a stage's code; whatever it raises becomes a RoundFailed that names it."""
+    blame = f"rule:{stage.rule.name}"
+    try:
+        return stage.rule.call(*arguments, options=stage.options, **given)
     except (RoundFailed, PartyFault):
         raise
     except TriskeleError as error:  # an undeclared opening, above all
         raise RoundFailed("rule_failed", blame, str(error)) from error
     except Exception as error:  # a rule may be anybody's code; whatever it raises ends the round, opening nothing
         raise RoundFailed("rule_failed", blame, type(error).__name__) from error
-    weights, scale = (result.weights, result.scale) if isinstance(result, Scaled) else (result, None)
-    for part, kind in ((weights, np.ndarray | ReplicatedTensor), (scale, ReplicatedTensor | None)):
-        if not isinstance(part, kind) or (part is not None and tuple(part.shape) != (rows,)):
-            raise RoundFailed("rule_failed", blame, f"weights must be {rows} words, scales secret ones")
-    if isinstance(weights, np.ndarray):
-        bits = weights.dtype == np.int64 and bool(np.isin(weights, (0, 1)).all())
+
+
+def _checked(last: Stage, result: object, rows: int, normalise: bool) -> _Verdict:
+    """The rule's result, if its types, shapes and scales are what the rule declared.
+
+    Whether secret values are in range is part of the one bit that is opened later.
+    """
+    rule = last.rule
+    given = result if isinstance(result, Scaled) else Scaled(result, None)  # type: ignore[arg-type]
+    problem = _problem(rule, given, rows)
+    if problem:
+        raise RoundFailed("rule_failed", f"rule:{rule.name}", problem)
+    bits = torch.from_numpy(given.weights) if isinstance(given.weights, np.ndarray) else given.weights
+    weights = _secret(bits).normalised().rescale(WEIGHT_BITS) if normalise else bits
+    verdict = _Verdict(bits, weights, given.scale, None, given.reference, 1, ())
+    largest = _with_slack(1 << SCALE_BITS + (rule.scale_bits or 0))
+    one = 1 if rule.giving == "selection" else _with_slack(1 << WEIGHT_BITS)
+    out_of_range = _outside(bits, one) + _outside(given.scale, largest) + _outside(given.reference, largest)
+    if given.scale is not None:
+        # The mean of the scales may be 1, of normalised weights 2^15: that is what the headroom check counts on.
+        total = verdict.scaled().sum()
+        total = total if given.reference is None else total + given.reference
+        most = 1 << (WEIGHT_BITS + MAX_SCALE_BITS) if normalise else _with_slack(rows << SCALE_BITS)
+        out_of_range += _outside(total.unsqueeze(0), most)
+    return replace(verdict, out_of_range=tuple(out_of_range))
+
+
+def _with_slack(bound: int) -> int:
+    return bound * 17 // 16  # a sixteenth for rounding
+
+
+def _problem(rule: Rule, given: Scaled, rows: int) -> str:
+    weights = given.weights
+    if rule.giving == "public":
+        right = isinstance(weights, np.ndarray) and weights.dtype == np.int64 and bool(np.isin(weights, (0, 1)).all())
     else:
-        bits = weights.fraction_bits == 0
-    if not bits or (scale is not None and scale.fraction_bits != SCALE_BITS):
-        raise RoundFailed("rule_failed", blame, f"weights are 0 or 1, scales have {SCALE_BITS} places")
-    return _Verdict(rule, rows, torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights, scale)
+        places = 0 if rule.giving == "selection" else WEIGHT_BITS
+        right = isinstance(weights, ReplicatedTensor) and weights.fraction_bits == places
+    if not right or tuple(weights.shape) != (rows,):
+        return f"it must give {rows} weights of the declared kind ({rule.giving}): 0 or 1, or {WEIGHT_BITS} places"
+    if (given.scale is None) != (rule.scale_bits is None) or (given.reference is not None and rule.reference is None):
+        return "it gives scales or a reference's coefficient that it does not declare, or the other way round"
+    for part, shape in ((given.scale, (rows,)), (given.reference, ())):
+        if part is not None and not (
+            isinstance(part, ReplicatedTensor) and part.fraction_bits == SCALE_BITS and tuple(part.shape) == shape
+        ):
+            return f"scales must be {rows} secret numbers with {SCALE_BITS} places, a reference's coefficient one"
+    return ""
 
 
-def _decided(session: Session, spec: TaskSpec, verdict: _Verdict, examples: ReplicatedTensor | None) -> Coefficients:
-    total = verdict.weights if examples is None else examples * verdict.weights
-    combined = total if verdict.scale is None else (verdict.scale * total).times_power_of_two(SCALE_BITS)
-    _check_cohort(spec, verdict, combined)
-    taking_part = tuple(range(verdict.rows))
-    if verdict.rule.selected is not None and spec.decisions == "public":
-        bits = session.open(_secret(verdict).shares, "accepted")
-        taking_part = tuple(int(i) for i in torch.nonzero(bits).flatten())
-        combined = (bits if examples is None else examples)[list(taking_part)]
+def _scaled(scale: ReplicatedTensor, weights: Weights) -> ReplicatedTensor:
+    """t_i c_i: with SCALE_BITS places if the weights are integers, else with WEIGHT_BITS."""
+    product: ReplicatedTensor = scale * weights
+    return product
+
+
+def _mapped_back(verdict: _Verdict, mixing: Mixing) -> _Verdict:
+    """The verdict on the rows before a stage: weights t = M^T t', scaled weights likewise."""
+    unit = verdict.unit * mixing.divisor
+    reference = None if verdict.reference is None else verdict.reference * mixing.divisor
+    if isinstance(mixing.matrix, np.ndarray):
+        public = torch.from_numpy(mixing.matrix)
+        scale = None if verdict.scale is None else _secret(_row_times(verdict.scale, (public > 0).long()))
+        combined = None if verdict.combined is None else _row_times(verdict.combined, public)
+        weights = _row_times(verdict.weights, public)
+    else:
+        scale = None
+        weights = _row_times(verdict.weights, mixing.matrix)
+        scaled = verdict.scale is not None or verdict.combined is not None
+        combined = _row_times(verdict.scaled(), mixing.matrix) if scaled else None
+    return replace(verdict, weights=weights, scale=scale, combined=combined, reference=reference, unit=unit)
+
+
+def _row_times(row: Weights, matrix: Weights) -> Weights:
+    if isinstance(row, torch.Tensor) and isinstance(matrix, ReplicatedTensor):
+        return matrix.t().matmul(row.unsqueeze(1))[:, 0]
+    if isinstance(row, torch.Tensor):
+        return (row.unsqueeze(1) * matrix).sum(0)
+    return row.unsqueeze(0).matmul(matrix)[0]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the decision needs beside the rule's verdict."""
+
+    spec: TaskSpec
+    pipeline: Pipeline
+    mixings: tuple[Mixing, ...]  # from the rule's rows back to the participants'
+    examples: ReplicatedTensor | None
+
+    def of_participants(self, verdict: _Verdict) -> _Verdict:
+        """The verdict on participants' rows, their secret example weights multiplied in."""
+        for mixing in self.mixings:
+            verdict = _mapped_back(verdict, mixing)
+        if self.examples is None:
+            return verdict
+        if not self.pipeline.normalises(self.spec):
+            combined = None if verdict.combined is None else self.examples * verdict.combined
+            return replace(verdict, weights=self.examples * verdict.weights, combined=combined)
+        parts = _parts_of_the_total(self.examples).times_power_of_two(-_COHORT_BITS)
+        return replace(verdict, weights=(parts * verdict.weights).normalised().rescale(WEIGHT_BITS), unit=1)
+
+
+def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
+    spec, pipeline = setting.spec, setting.pipeline
+    final = setting.of_participants(verdict)
+    count = final.weights.shape[0]
+    carrying = _check_cohort(spec, pipeline, final)
+    rows, accepted = tuple(range(count)), tuple(range(count)) if spec.decisions == "public" else None
+    if pipeline.opens_selection(spec):
+        bits = _secret(verdict.bits).open("accepted")
+        verdict = replace(verdict, bits=bits, weights=bits)
+        public = replace(setting, examples=None).of_participants(verdict).weights
+        rows = accepted = tuple(int(i) for i in torch.nonzero(public).flatten())
+        final = setting.of_participants(verdict)
+    elif pipeline.last.rule.rejects and spec.decisions == "public":
+        accepted = tuple(int(i) for i in torch.nonzero(_secret(carrying).open("accepted")).flatten())
+    combined = final.scaled()[list(rows)]
+    total = _weight_total(setting, verdict, final)
+    if total < 1:
+        raise RoundFailed("too_few_accepted", "cohort", "the accepted submissions' weights add up to nothing")
     return Coefficients(
-        taking_part, combined, _weight_total(spec, verdict, total), 0 if verdict.scale is None else SCALE_BITS
+        rows,
+        combined,
+        total,
+        combined.fraction_bits if isinstance(combined, ReplicatedTensor) else 0,
+        accepted,
+        final.reference,
     )
 
 
-def _check_cohort(spec: TaskSpec, verdict: _Verdict, combined: Weights) -> None:
+def _weight_total(setting: _Setting, verdict: _Verdict, final: _Verdict) -> int:
+    """The sum of the weights: public by construction, or opened where example weights are secret."""
+    if setting.pipeline.normalises(setting.spec):
+        return final.unit
+    if setting.examples is not None:
+        return int(_secret(final.weights).sum().open("weight_total"))
+    if isinstance(verdict.bits, torch.Tensor):
+        return int(verdict.bits.sum()) * final.unit
+    selected = setting.pipeline.last.rule.selected
+    if selected is None:  # not reached: the weights are normalised then
+        raise TriskeleError("the number of selected rows is not known")
+    return selected(verdict.bits.shape[0], setting.pipeline.last.options) * final.unit
+
+
+def _check_cohort(spec: TaskSpec, pipeline: Pipeline, final: _Verdict) -> ReplicatedTensor | None:
     """At least min_accepted rows carry weight, and the effective cohort (sum w)^2 / sum w^2 is at least that large.
 
-    One row with nearly all the weight would be an opened update. What the rule gave must also lie in range: weights in
-    [0, 1], scales in [0, 1] and a sixteenth for rounding (the example weights in `combined` were checked in step 6).
-    All of it is one opened bit.
+    One row with nearly all the weight would be an opened update. The scales are part of w where they are at most 1;
+    larger ones bring short updates to the length of others and say nothing about a row's part in the aggregate. What
+    the rule gave must be in range, too. All of it is one opened bit. Gives the secret bits of the rows that carry
+    weight, None if that is public.
     """
+    combined = final.scaled()
+    carrying = None
     if isinstance(combined, torch.Tensor):
         enough = int(torch.count_nonzero(combined)) >= spec.min_accepted
     else:
-        ranges = _outside(verdict.weights, 1) + _outside(verdict.scale, 17 << (SCALE_BITS - 4))
-        signs = combined.stack([-combined, *ranges]).lt(0)
-        carrying, violations = signs[0].sum(), signs[1:].sum()
-        bits = not spec.weighted and verdict.scale is None
-        parts = combined if bits else _parts_of_the_total(combined)
-        spread = parts.sum().square() - parts.square().sum() * spec.min_accepted
-        passed = 1 - combined.stack([carrying - spec.min_accepted, spread, -violations]).lt(0)
-        enough = bool((passed[0] * passed[1] * passed[2]).open("enough_accepted"))
+        ranges = final.out_of_range
+        words = combined.times_power_of_two(combined.fraction_bits)
+        signs = words.cat([-words, *ranges]).lt(0)
+        carrying, violations = signs[: words.size(0)], signs[words.size(0) :].sum()
+        tests = [carrying.sum() - spec.min_accepted, -violations]
+        measured = final.weights if pipeline.last.rule.scale_bits else combined
+        if isinstance(measured, ReplicatedTensor):
+            exact = not spec.weighted and measured.fraction_bits == 0
+            parts = measured if exact else _parts_of_the_total(measured)
+            tests.append(parts.sum().square() - parts.square().sum() * spec.min_accepted)
+        failed = carrying.stack(tests).lt(0)
+        passed = -failed + 1
+        product = passed[0] * passed[1]
+        enough = bool((product if len(tests) == 2 else product * passed[2]).open("enough_accepted"))
     if not enough:
         raise RoundFailed(
             "too_few_accepted",
             "cohort",
-            f"fewer than min_accepted = {spec.min_accepted} of {verdict.rows} valid submissions would carry it",
+            f"fewer than min_accepted = {spec.min_accepted} of {combined.shape[0]} valid submissions would carry it, "
+            f"or rule {pipeline.last.rule.name!r} gave weights out of range",
         )
+    return carrying
 
 
 def _parts_of_the_total(weights: ReplicatedTensor) -> ReplicatedTensor:
-    """Non-negative integer weights in units of 2^-24 of their sum or finer, each below 2^26: squares cannot wrap."""
-    scaled: ReplicatedTensor = weights * weights.sum().leading_power()  # the sum is in [2^60, 2^62) now
+    """Non-negative weights as integers, in units of 2^-24 of their sum or finer, each below 2^26: no square wraps."""
+    words = weights.times_power_of_two(weights.fraction_bits)
+    scaled: ReplicatedTensor = words * words.sum().leading_power()  # the sum is in [2^60, 2^62) now
     return scaled.times_power_of_two(_COHORT_BITS - LIMIT_BITS).rescale(0)
 
 
@@ -154,21 +363,11 @@ def _outside(given: Weights | None, bound: int) -> list[ReplicatedTensor]:
     """Words that are negative where a secret value is outside [0, bound] in units of its last place."""
     if given is None or isinstance(given, torch.Tensor):
         return []
-    words = given.times_power_of_two(given.fraction_bits)
+    words = given.times_power_of_two(given.fraction_bits).reshape(-1)
     return [words, -words + bound]
 
 
-def _weight_total(spec: TaskSpec, verdict: _Verdict, total: Weights) -> int:
-    """The sum of the weights: public by construction, or opened where example weights are secret."""
-    if isinstance(total, torch.Tensor):
-        return int(total.sum())
-    if verdict.rule.selected is not None and not spec.weighted:
-        return verdict.rule.selected(verdict.rows, spec.rule_options)
-    return int(total.sum().open("weight_total"))
-
-
-def _secret(verdict: _Verdict) -> ReplicatedTensor:
-    if isinstance(verdict.weights, torch.Tensor):
-        blame = f"rule:{verdict.rule.name}"
-        raise RoundFailed("rule_failed", blame, "a rule that declares `selected` must give secret weights")
-    return verdict.weights
+def _secret(weights: Weights | None) -> ReplicatedTensor:
+    if not isinstance(weights, ReplicatedTensor):  # not reached: _problem checked the kind of weights
+        raise TriskeleError("these weights are public")
+    return weights

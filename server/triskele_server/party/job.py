@@ -40,6 +40,7 @@ class RoundJob:
     attempt: int
     submissions: tuple[HeldSubmission, ...]  # by slot
     output: Path  # where the worker writes the aggregate's words
+    previous: Path | None = None  # the task's last released aggregate, for a rule that starts from it
 
 
 @dataclass(frozen=True)

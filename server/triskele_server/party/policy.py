@@ -13,8 +13,8 @@ def check_task(spec: TaskSpec, policy: PolicyTable) -> None:
 
     if spec.min_accepted < policy.min_accepted:
         raise _refused(spec, "min_accepted", f"{spec.min_accepted} is below this party's {policy.min_accepted}")
-    if spec.rule not in policy.rules:
-        raise _refused(spec, "rules", f"{spec.rule!r} is not among this party's {', '.join(policy.rules)}")
+    for name in spec.stages:
+        _check_rule(spec, name, policy)
     if spec.decisions not in policy.decisions:
         raise _refused(spec, "decisions", f"{spec.decisions!r} is not among this party's {', '.join(policy.decisions)}")
     if spec.dimension > policy.max_dimension:
@@ -24,6 +24,22 @@ def check_task(spec: TaskSpec, policy: PolicyTable) -> None:
             spec, "max_participants", f"{spec.max_participants} is above this party's {policy.max_participants}"
         )
     check_rule(spec)
+
+
+def _check_rule(spec: TaskSpec, name: str, policy: PolicyTable) -> None:
+    """A rule of another package is allowed by name and source: its code decides what is averaged."""
+    from triskele_server.rules import find  # noqa: PLC0415  the same
+
+    if name not in policy.rules and name not in policy.rule_sources:
+        raise _refused(spec, "rules", f"{name!r} is not among this party's {', '.join(policy.rules)}")
+    rule = find(name)
+    if not rule.built_in and policy.rule_sources.get(name) != rule.source_digest:
+        raise _refused(
+            spec,
+            "rule_sources",
+            f"{name!r} comes from another package, and its source here has the digest {rule.source_digest}, which the "
+            "policy does not list (`triskele rules` prints it)",
+        )
 
 
 def _refused(spec: TaskSpec, key: str, detail: str) -> Forbidden:

@@ -18,9 +18,9 @@ from triskele.encoding import Words
 from triskele.errors import RoundFailed
 from triskele.ids import ParticipantId, RoundNumber, Slot
 from triskele.manifest import ManifestDigest
-from triskele.task import FRACTION_BITS, TaskSpec
+from triskele.task import TaskSpec
 from triskele_server.linear.combine import combine_public, combine_secret
-from triskele_server.linear.gram import EXACT_LIMIT, exact_gram_part, gram_part
+from triskele_server.linear.gram import EXACT_LIMIT
 from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import CHECK_BUCKETS, GRAM_BUCKETS, Sketch
 from triskele_server.mpc import arithmetic
@@ -29,8 +29,11 @@ from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.mpc.transport import Transport
 from triskele_server.party.agreement import agree, compare_shares, toss_coin
+from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
+from triskele_server.party.rows import Rows, lay_out
 from triskele_server.party.validity import check
+from triskele_server.rules.pipeline import Pipeline
 
 INVALID = "failed_validity_check"
 
@@ -47,12 +50,13 @@ class SealedSubmission:
 
 @dataclass(frozen=True)
 class RoundInput:
-    """What a party brings into a round; `submissions` by slot."""
+    """What a party brings into a round: submissions by slot, the task's previous aggregate in units of C / 2^20."""
 
     spec: TaskSpec
     round: RoundNumber
     attempt: int
     submissions: Sequence[SealedSubmission]
+    previous: Words | None = None
 
     @property
     def context(self) -> bytes:
@@ -66,6 +70,10 @@ class RoundInput:
             name = s.participant.encode()
             digest.update(s.slot.to_bytes(4, "big") + len(name).to_bytes(2, "big") + name + s.manifest)
         return digest.digest()
+
+    def previous_digest(self) -> bytes:
+        """SHA-256 of the previous aggregate's words."""
+        return hashlib.sha256(b"" if self.previous is None else self.previous.astype("<i8").tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,10 @@ def run_round(
     session = Session(transport, OpeningLedger(declared_openings(spec)), given.context)
 
     # 3. Seal: the same input set everywhere, large enough, before anything is computed.
+    pipeline = Pipeline.of(spec)
     agree(session, "input set", given.set_digest())
+    agree(session, "rules", pipeline.source_digest())
+    agree(session, "previous aggregate", given.previous_digest())
     _check_minimum(spec, len(slots), "sealed")
     on_step("seal")
 
@@ -117,33 +128,39 @@ def run_round(
     _check_minimum(spec, len(valid), "valid")
     on_step("check")
 
-    # 7. Gram: local products, exact or of the sketches; only n^2 words travel.
-    rows = [given.submissions[i] for i in valid]
-    examples = ReplicatedTensor(_taken(weights, valid), session) if weights is not None else None
+    # 7. Gram: local products, exact or of the sketches; only n^2 words travel. More rows than the rule may see are
+    # averaged in buckets before, which is linear too.
+    named = [(s.participant, s.shares) for s in given.submissions]
+    rows, pipeline = lay_out(spec, pipeline, valid, named, coin=coin, previous=given.previous, party=session.party)
+    examples = None
+    if weights is not None:
+        examples = ReplicatedTensor(_taken(weights, list(rows.participants)), session)
 
     def gram() -> ReplicatedTensor:
-        if _exact(spec, len(slots)) or sketch.identity:
-            part, blocks = exact_gram_part([r.shares for r in rows], spec.dimension), 1
-        else:
-            part, blocks = gram_part(first[valid], second[valid]), sketch.blocks
-        places = 2 * FRACTION_BITS + blocks.bit_length() - 1  # dividing by s, a power of two, moves the point
+        part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
         shared = ReplicatedTensor(arithmetic.reshare(session, "gram", torch.from_numpy(part)), session, places)
         on_step("gram")
         return shared
 
-    # 8. Filter: the rule, the cohort check, the decisions.
-    coefficients = run_filter(session, spec, len(rows), gram, examples)
-    taking_part = [rows[i] for i in coefficients.rows]
-    on_step("filter")
-
+    # 8. Filter: the rule, the cohort check, the decisions. A coordinate-wise rule gives the aggregate's shares at once.
     # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared.
-    words = _combined(session, taking_part, coefficients, spec.dimension, executor)
+    taken = [int(slots[i]) for i in rows.participants]
+    if pipeline.last.rule.kind == "coordinate_wise":
+        shares, total = run_coordinate_wise(session, spec, pipeline, rows=rows, gram=gram)
+        on_step("filter")
+        words, bits = session.open(shares, "aggregate").numpy(), 0
+        carried = tuple(range(len(taken))) if spec.decisions == "public" else None
+    else:
+        coefficients = run_filter(session, spec, pipeline, public=rows.mixing, gram=gram, examples=examples)
+        on_step("filter")
+        words = _combined(session, rows, coefficients, spec.dimension, executor)
+        total, bits, carried = coefficients.weight_total, coefficients.fraction_bits, coefficients.accepted
     on_step("combine")
 
     # 10. Release: the words are the same at all three parties; the coordinator compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
-    accepted = tuple(r.slot for r in taking_part) if spec.decisions == "public" else None
-    return RoundOutput(words, coefficients.weight_total, coefficients.fraction_bits, refused, accepted, session.ledger)
+    accepted = None if carried is None else tuple(Slot(taken[i]) for i in carried)
+    return RoundOutput(words, total, bits, refused, accepted, session.ledger)
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:
@@ -169,16 +186,19 @@ def _taken(x: Shares, rows: list[int]) -> Shares:
     return Shares(x.first[rows], x.second[rows])
 
 
-def _combined(
-    session: Session, rows: Sequence[SealedSubmission], given: Coefficients, dimension: int, executor: Executor | None
-) -> Words:
+def _combined(session: Session, rows: Rows, given: Coefficients, dimension: int, executor: Executor | None) -> Words:
     """Open y = sum w_i x_i: by shares that two parties each computed, or, with secret weights, by additive parts."""
+    shares = [rows.shares[i] for i in given.rows]
     if isinstance(given.weights, torch.Tensor):
         weights = [int(w) for w in given.weights]
-        first = combine_public([r.shares.first for r in rows], weights, dimension, executor)
-        second = combine_public([r.shares.second for r in rows], weights, dimension, executor)
+        first = combine_public([s.first for s in shares], weights, dimension, executor)
+        second = combine_public([s.second for s in shares], weights, dimension, executor)
         return session.open(Shares(torch.from_numpy(first), torch.from_numpy(second)), "aggregate").numpy()
-    shares = given.weights.shares
-    pairs = list(zip(shares.first.tolist(), shares.second.tolist(), strict=True))
-    part = combine_secret([r.shares for r in rows], pairs, dimension, executor)
+    factors = (
+        given.weights if given.reference is None else given.weights.cat([given.weights, given.reference.reshape(1)])
+    )
+    if given.reference is not None and rows.reference is not None:
+        shares.append(rows.reference)
+    pairs = list(zip(factors.shares.first.tolist(), factors.shares.second.tolist(), strict=True))
+    part = combine_secret(shares, pairs, dimension, executor)
     return session.open_sum(torch.from_numpy(part), "aggregate").numpy()

@@ -3,6 +3,8 @@
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.seed     16 bytes
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.words    little-endian 64-bit words
 <data>/rounds/<task digest, hex>/<round>/output.bin                     the aggregate
+<data>/previous/<task digest, hex>.words                                the task's last released aggregate, in units
+                                                                        of C / 2^20, for rules that start from it
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class ShareFiles:
     def __init__(self, data: Path) -> None:
         self._root = data / "rounds"
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._previous = data / "previous"
+        self._previous.mkdir(mode=0o700, exist_ok=True)
 
     def folder(self, key: RoundKey) -> Path:
         """Where a round's files are; it may not exist yet."""
@@ -50,6 +54,10 @@ class ShareFiles:
     def output(self, key: RoundKey) -> Path:
         """The file of the round's aggregate."""
         return self.folder(key) / "output.bin"
+
+    def previous(self, task: TaskDigest) -> Path:
+        """The file of the task's last released aggregate; it may not exist."""
+        return self._previous / f"{task.hex()}.words"
 
     def make_folder(self, key: RoundKey) -> None:
         """Create a round's folder, durably."""

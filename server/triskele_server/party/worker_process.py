@@ -12,6 +12,7 @@ import time
 from multiprocessing.connection import Connection
 
 import grpc
+import numpy as np
 import structlog
 import torch
 
@@ -109,7 +110,8 @@ class WorkerProcess:
     def _compute(self, number: int, job: RoundJob) -> RoundOutcome:
         spec = TaskSpec.from_canonical(job.task)
         submissions = [_mapped(spec, self._config.index, job, s) for s in job.submissions]
-        given = RoundInput(spec, job.round, job.attempt, submissions)
+        previous = None if job.previous is None else np.fromfile(job.previous, "<i8")
+        given = RoundInput(spec, job.round, job.attempt, submissions, previous)
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
         transport = asyncio.run_coroutine_threadsafe(self._hub.join(session), self._hub.loop).result()
 

@@ -1,6 +1,54 @@
 """Aggregation rules: the secret n x n Gram matrix in, n weights out. Pure CrypTen code, one file each."""
 
-from triskele_server.rules import mean, multi_krum, norm_clip
-from triskele_server.rules.registry import Rule, Scaled, check_task, find, rule
+from triskele_server.rules import (
+    bucketing,
+    centered_clip,
+    dnc,
+    flame,
+    fltrust,
+    foolsgold,
+    geometric_median,
+    krum,
+    mean,
+    nnm,
+    norm_clip,
+    order_statistics,
+)
+from triskele_server.rules.pipeline import Pipeline, check_task
+from triskele_server.rules.registry import (
+    CoordinateSum,
+    Mixing,
+    Rule,
+    Scaled,
+    coordinate_wise,
+    find,
+    known,
+    pre_aggregation,
+    rule,
+)
 
-__all__ = ["Rule", "Scaled", "check_task", "find", "mean", "multi_krum", "norm_clip", "rule"]
+__all__ = [
+    "CoordinateSum",
+    "Mixing",
+    "Pipeline",
+    "Rule",
+    "Scaled",
+    "bucketing",
+    "centered_clip",
+    "check_task",
+    "coordinate_wise",
+    "dnc",
+    "find",
+    "flame",
+    "fltrust",
+    "foolsgold",
+    "geometric_median",
+    "known",
+    "krum",
+    "mean",
+    "nnm",
+    "norm_clip",
+    "order_statistics",
+    "pre_aggregation",
+    "rule",
+]

@@ -1,19 +1,33 @@
 """The registry of rules, and what a rule declares about itself.
 
-A rule is a function of the secret Gram matrix. It gives n weights: a numpy array of integers if they depend on nothing
-secret, else a CrypTen tensor of integers, or `Scaled` weights. Neither this module nor a rule imports torch or CrypTen:
-the coordinator and the parties' front processes read the registry too.
+A rule is a function of the secret Gram matrix of the updates (in units of the clip norm: a row's squared norm is at
+most 1.21) and gives one weight per row. Neither this module nor a built-in rule imports torch or CrypTen: the
+coordinator and the parties' front processes read the registry too. Public operands can be numpy arrays.
+
+Three kinds, each registered by its decorator:
+
+- `@rule`: the last stage. Gives n weights: public 0/1 integers (a numpy array), a secret selection (a CrypTen tensor of
+  0/1 integers) or secret fractions in [0, 1]; `Scaled` adds a secret factor per row.
+- `@pre_aggregation`: in front of a rule. Gives a `Mixing`: each row becomes a weighted mean of rows.
+- `@coordinate_wise`: takes the updates themselves, a block of coordinates at a time.
+
+A function's keyword-only parameters are its options; `clip_norm` and `coin` are given by the round.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal
 
 from triskele.errors import InvalidTask
-from triskele.task import RuleOption, TaskSpec
+from triskele.task import RuleOption
 
 if TYPE_CHECKING:
     from triskele.encoding import Words
@@ -21,81 +35,204 @@ if TYPE_CHECKING:
 
     Weights = Words | ReplicatedTensor
 
+Kind = Literal["rule", "pre_aggregation", "coordinate_wise"]
+Giving = Literal["public", "selection", "fractions"]
+Reference = Literal["root", "previous"]
+Options = Mapping[str, RuleOption]
+
 SCALE_BITS = 20  # fraction bits of a row's scale
+WEIGHT_BITS = 26  # fraction bits of a fractional weight
+MAX_SCALE_BITS = 15  # the largest scale is 2^15
+ENTRY_POINTS = "triskele.rules"
+
+_GIVEN = frozenset(("clip_norm", "coin"))  # keyword-only parameters that the round fills in
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Weights t_i and secret scales c_i in [0, 1]: the aggregate is sum t_i c_i x_i / sum t_i."""
+    """Weights t_i and secret scales c_i >= 0: the aggregate is (sum t_i c_i x_i + reference * r) / sum t_i.
+
+    `scale` has SCALE_BITS fraction bits; `reference` too, the coefficient of the rule's reference row r (a scalar).
+    """
 
     weights: Weights
-    scale: ReplicatedTensor  # SCALE_BITS fraction bits
+    scale: ReplicatedTensor
+    reference: ReplicatedTensor | None = None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """New rows Y = matrix X / divisor: an integer [m, n] matrix >= 0, public or secret; each row sums to `divisor`."""
+
+    matrix: Weights
+    divisor: int
+
+
+@dataclass(frozen=True)
+class CoordinateSum:
+    """What a coordinate-wise rule gives for a block of coordinates: `total` (integers) / `divisor`."""
+
+    total: ReplicatedTensor
+    divisor: int
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `selected` gives, for a rule whose weights are 0 or 1 and secret, how many of n rows it selects."""
+    """One rule or stage, and its declarations.
+
+    selected: for a selection whose size is public, how many of n rows it selects. rejects: whether weights may be 0
+    (with public decisions one accept bit per participant is opened then). scale_bits: None if it gives no `Scaled`,
+    else the scales are at most 2^scale_bits. reference: the extra last row of its Gram matrix, if it needs one: the
+    root participant's update or the previous aggregate. comparisons: of a coordinate-wise rule, per coordinate.
+    """
 
     name: str
-    function: Callable[..., Weights | Scaled]
-    selected: Callable[[int, Mapping[str, RuleOption]], int] | None
-    needs_gram: bool
-    coefficient_bits: int
-    minimum: Mapping[str, int]
+    function: Callable[..., Any]
+    kind: Kind
+    giving: Giving = "public"
+    selected: Callable[[int, Options], int] | None = None
+    rejects: bool = False
+    scale_bits: int | None = None
+    needs_gram: bool = True
+    reference: Reference | None = None
+    minimum: Mapping[str, int | float] | None = None
+    rows_after: Callable[[int, Options], int] | None = None
+    comparisons: Callable[[int, Options], int] | None = None
 
-    def check_options(self, options: Mapping[str, RuleOption]) -> None:
-        """Raise InvalidTask unless every option is known, an integer, and in range."""
+    def __post_init__(self) -> None:
+        bounds = set(self.minimum or {})
+        if self._keywords - _GIVEN != bounds:
+            named = sorted(self._keywords - _GIVEN)
+            raise InvalidTask(f"rule {self.name!r}: `minimum` must name its keyword-only options {named}")
+        if self.scale_bits is not None and not 0 <= self.scale_bits <= MAX_SCALE_BITS:
+            raise InvalidTask(f"rule {self.name!r}: scale_bits must be in 0 to {MAX_SCALE_BITS}")
+
+    @cached_property
+    def _keywords(self) -> set[str]:
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def options(self) -> dict[str, RuleOption]:
+        """Every option and its default."""
+        parameters = inspect.signature(self.function).parameters
+        return {name: parameters[name].default for name in self.minimum or {}}
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it comes with Triskele: then the code version stands for its source."""
+        return self.function.__module__.startswith("triskele_server.rules.")
+
+    @cached_property
+    def source_digest(self) -> str:
+        """SHA-256 of the source of the module that defines it, hexadecimal."""
+        return hashlib.sha256(inspect.getsource(sys.modules[self.function.__module__]).encode()).hexdigest()
+
+    def check_options(self, options: Options) -> None:
+        """Raise InvalidTask unless every option is known, of its type, and in range."""
         for name, value in options.items():
-            if name not in self.minimum:
-                known = ", ".join(self.minimum) or "none"
+            default, least = self.options.get(name), (self.minimum or {}).get(name)
+            if least is None:
+                known = ", ".join(self.options) or "none"
                 raise InvalidTask(f"rule {self.name!r} has no option {name!r}; its options: {known}")
-            if not isinstance(value, int) or isinstance(value, bool) or not self.minimum[name] <= value < 1 << 31:
-                raise InvalidTask(f"rule {self.name!r}: {name} = {value!r} is not an integer from {self.minimum[name]}")
+            number = int | float if isinstance(default, float) else int
+            if not isinstance(value, number) or isinstance(value, bool) or not least <= value < 1 << 31:
+                what = "a number" if isinstance(default, float) else "an integer"
+                raise InvalidTask(f"rule {self.name!r}: {name} = {value!r} is not {what} from {least}")
+
+    def call(self, *arguments: Any, options: Options, **given: Any) -> Any:
+        """Call the function with the task's options and those of the round's values that it asks for."""
+        return self.function(*arguments, **options, **{k: v for k, v in given.items() if k in self._keywords})
 
 
 _RULES: dict[str, Rule] = {}
+
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def rule(
     name: str,
     *,
-    selected: Callable[[int, Mapping[str, RuleOption]], int] | None = None,
+    giving: Giving = "selection",
+    selected: Callable[[int, Options], int] | None = None,
+    rejects: bool | None = None,
+    scale_bits: int | None = None,
     needs_gram: bool = True,
-    coefficient_bits: int = 0,
-    minimum: Mapping[str, int] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a rule; `minimum` gives the smallest value of each keyword-only integer option of the function."""
+    reference: Reference | None = None,
+    minimum: Mapping[str, int | float] | None = None,
+) -> _Decorator:
+    """Register a rule; `minimum` gives the smallest value of each option, `rejects` is true of a selection."""
+    drops = giving == "selection" if rejects is None else rejects
+    return _registered(
+        name,
+        kind="rule",
+        giving=giving,
+        selected=selected,
+        rejects=drops,
+        scale_bits=scale_bits,
+        needs_gram=needs_gram,
+        reference=reference,
+        minimum=minimum,
+    )
 
+
+def pre_aggregation(
+    name: str,
+    *,
+    giving: Giving = "selection",
+    needs_gram: bool = True,
+    rows_after: Callable[[int, Options], int] | None = None,
+    minimum: Mapping[str, int | float] | None = None,
+) -> _Decorator:
+    """Register a stage. A public one (`giving="public"`, no Gram matrix) takes n and the coin."""
+    return _registered(
+        name, kind="pre_aggregation", giving=giving, needs_gram=needs_gram, rows_after=rows_after, minimum=minimum
+    )
+
+
+def coordinate_wise(
+    name: str, *, comparisons: Callable[[int, Options], int], minimum: Mapping[str, int | float] | None = None
+) -> _Decorator:
+    """Register a coordinate-wise rule; `comparisons` says how many it makes of n rows, per coordinate."""
+    return _registered(name, kind="coordinate_wise", needs_gram=False, comparisons=comparisons, minimum=minimum)
+
+
+def _registered(name: str, **declared: Any) -> _Decorator:
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        bounds = dict(minimum or {})
-        options = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-        if options != set(bounds):
-            raise InvalidTask(f"rule {name!r}: `minimum` must name its keyword-only options {sorted(options)}")
         if name in _RULES:
             raise InvalidTask(f"rule {name!r} is registered twice")
-        _RULES[name] = Rule(name, function, selected, needs_gram, coefficient_bits, bounds)
+        _RULES[name] = Rule(name, function, **declared)
         return function
 
     return register
 
 
 def find(name: str) -> Rule:
-    """The rule of that name; raises InvalidTask naming the ones there are."""
+    """The rule of that name, from an installed package if need be; raises InvalidTask naming the ones there are."""
+    if name not in _RULES:
+        _load(name)
     found = _RULES.get(name)
     if found is None:
-        raise InvalidTask(f"there is no rule {name!r}; known rules: {', '.join(sorted(_RULES))}")
+        raise InvalidTask(f"there is no rule {name!r}; known rules: {', '.join(known())}")
     return found
 
 
-def check_task(spec: TaskSpec) -> None:
-    """Raise InvalidTask unless the task's rule exists, takes its options, and cannot make the aggregate wrap."""
-    found = find(spec.rule)
-    found.check_options(spec.rule_options)
-    spec.check_headroom(found.coefficient_bits)
-    if found.selected is not None:
-        most = found.selected(spec.max_participants, spec.rule_options)
-        if most < spec.min_accepted:
+def known() -> list[str]:
+    """Names of the rules that are there, the installed ones included."""
+    return sorted(_RULES.keys() | {point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+def _load(name: str) -> None:
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            point.load()
+        except Exception as error:
+            # A user's own module: whatever it raises, the task is refused and nothing else suffers.
             raise InvalidTask(
-                f"rule {spec.rule!r} selects {most} updates, below min_accepted = {spec.min_accepted}: every round "
-                "would fail; select more or lower min_accepted"
-            )
+                f"rule {name!r} ({point.value}) does not load: {type(error).__name__}: {error}"
+            ) from error
+
+
+def ceil_log2(number: int) -> int:
+    """The smallest e with 2^e >= number."""
+    return math.ceil(math.log2(number))

@@ -1,0 +1,54 @@
+"""Steps 8 and 9 for a coordinate-wise rule: it sees the updates' shares, a block of coordinates at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from triskele.errors import RoundFailed
+from triskele.task import TaskSpec
+from triskele_server.linear.gram import mixed
+from triskele_server.linear.shares import chunks
+from triskele_server.mpc.replicated import ReplicatedTensor
+from triskele_server.mpc.session import Session, Shares
+from triskele_server.party.filter import call_stage, run_stages
+from triskele_server.party.rows import Rows
+from triskele_server.rules.pipeline import Pipeline
+from triskele_server.rules.registry import CoordinateSum
+
+_COMPARISONS = 1 << 18  # at a time: some 10 MB per party
+
+
+def run_coordinate_wise(
+    session: Session, spec: TaskSpec, pipeline: Pipeline, *, rows: Rows, gram: Callable[[], ReplicatedTensor]
+) -> tuple[Shares, int]:
+    """Shares of the aggregate's words [dimension] and what they are to be divided by. Raises RoundFailed."""
+    last, public = pipeline.last, rows.mixing
+    with session.ledger.withheld():
+        secret = run_stages(pipeline, gram(), public.divisor, spec.clip_norm)[0] if pipeline.stages else []
+        count = len(public.matrix)
+        each = last.rule.comparisons(count, last.options) if last.rule.comparisons else 1
+        totals: list[ReplicatedTensor] = []
+        divisor = 0
+        for start, stop in chunks(spec.dimension, max(2, _COMPARISONS // max(each, 1) & ~1)):
+            block = _block(session, rows, start, stop)
+            for mixing in secret:
+                block = mixing.matrix.matmul(block)  # type: ignore[union-attr]  # run_stages gives secret ones
+            result = call_stage(last, block.t(), clip_norm=spec.clip_norm)
+            if not isinstance(result, CoordinateSum) or tuple(result.total.shape) != (stop - start,):
+                raise RoundFailed("rule_failed", f"rule:{last.rule.name}", "it must give a CoordinateSum of its block")
+            totals.append(result.total.rescale(0))
+            divisor = result.divisor
+    divisor *= public.divisor * int(np.prod([m.divisor for m in secret], dtype=np.int64))
+    parts = [t.shares for t in totals]
+    return Shares(torch.cat([p.first for p in parts]), torch.cat([p.second for p in parts])), divisor
+
+
+def _block(session: Session, rows: Rows, start: int, stop: int) -> ReplicatedTensor:
+    """Words start to stop of the rows, int64 [rows, stop - start]."""
+    matrix = np.asarray(rows.mixing.matrix)
+    first = mixed(np.stack([s.first.read(start, stop) for s in rows.shares]), matrix)
+    second = mixed(np.stack([s.second.read(start, stop) for s in rows.shares]), matrix)
+    return ReplicatedTensor(Shares(torch.from_numpy(first), torch.from_numpy(second)), session, 0)

@@ -1,0 +1,108 @@
+"""Step 7: the rows that the rule sees, and this party's part of their Gram matrix.
+
+A row is an update, or a public average of several (bucketing). The reference row, if the rule has one, comes last: the
+root participant's update, or the previous aggregate, which all parties know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from triskele.encoding import Words
+from triskele.errors import RoundFailed
+from triskele.ids import PartyIndex
+from triskele.task import FRACTION_BITS, TaskSpec
+from triskele_server.linear.gram import exact_gram_part, gram_part, mixed
+from triskele_server.linear.shares import SharePair, WordShare
+from triskele_server.linear.sketch import Sketch
+from triskele_server.rules.pipeline import BUCKETING, Pipeline, Stage
+from triskele_server.rules.registry import Mixing
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The participants' rows, by index into the round's submissions, and what they are averaged into."""
+
+    participants: Sequence[int]
+    shares: Sequence[SharePair]
+    reference: SharePair | None
+    reference_index: int | None  # of the root participant's submission
+    mixing: Mixing
+
+    def gram_part(
+        self, sketch: Sketch, first: Words, second: Words, exact: bool, executor: Executor | None
+    ) -> tuple[Words, int]:
+        """This party's additive part of the Gram matrix and its fraction bits; `first`, `second` hold all sketches."""
+        matrix = self._matrix()
+        if exact or sketch.identity:
+            used = [*self.shares] + ([] if self.reference is None else [self.reference])
+            return exact_gram_part(used, sketch.dimension, matrix), 2 * FRACTION_BITS
+        z = []
+        for k, sketches in enumerate((first, second)):
+            taken = sketches[list(self.participants)]
+            if self.reference_index is not None:
+                taken = np.concatenate([taken, sketches[[self.reference_index]]])
+            elif self.reference is not None:
+                share = self.reference.first if k == 0 else self.reference.second
+                taken = np.concatenate([taken, sketch.apply([share], executor)])
+            z.append(mixed(taken, matrix))
+        # Dividing by the number of blocks, a power of two, moves the point.
+        return gram_part(z[0], z[1]), 2 * FRACTION_BITS + sketch.blocks.bit_length() - 1
+
+    def _matrix(self) -> Words | None:
+        """The mixing of all rows, the reference row carried through; None if nothing is mixed."""
+        matrix = np.asarray(self.mixing.matrix)
+        if self.mixing.divisor == 1 and np.array_equal(matrix, np.eye(len(matrix))):
+            return None
+        if self.reference is None:
+            return matrix
+        extended = np.zeros((matrix.shape[0] + 1, matrix.shape[1] + 1), np.int64)
+        extended[:-1, :-1], extended[-1, -1] = matrix, self.mixing.divisor
+        return extended
+
+
+def lay_out(
+    spec: TaskSpec,
+    pipeline: Pipeline,
+    valid: Sequence[int],
+    submissions: Sequence[tuple[str, SharePair]],
+    *,
+    coin: bytes,
+    previous: Words | None,
+    party: PartyIndex,
+) -> tuple[Rows, Pipeline]:
+    """The rows of the `valid` submissions (participant, shares), and the stages left to run on their Gram matrix.
+
+    Raises RoundFailed if the root participant's valid update is not among them.
+    """
+    root = next((i for i in valid if submissions[i][0] == spec.root), None)
+    wanted = pipeline.last.rule.reference
+    if wanted == "root" and root is None:
+        raise RoundFailed(
+            "root_missing", f"participant:{spec.root}", f"no valid update of the root participant {spec.root!r}"
+        )
+    participants = [i for i in valid if i != root]
+    reference = submissions[root][1] if root is not None else None
+    if wanted == "previous":
+        reference = _known_to_all(np.zeros(spec.dimension, np.int64) if previous is None else previous, party)
+    pipeline = pipeline.with_buckets(len(participants), spec.max_rows)
+    mixing = Mixing(np.eye(len(participants), dtype=np.int64), 1)
+    if pipeline.stages and pipeline.stages[0].rule.name == BUCKETING:
+        mixing = _mixing(pipeline.stages[0], len(participants), coin)
+        pipeline = Pipeline(pipeline.stages[1:], pipeline.last)
+    return Rows(participants, [submissions[i][1] for i in participants], reference, root, mixing), pipeline
+
+
+def _mixing(stage: Stage, rows: int, coin: bytes) -> Mixing:
+    result: Mixing = stage.rule.call(rows, options=stage.options, coin=coin)
+    return result
+
+
+def _known_to_all(words: Words, party: PartyIndex) -> SharePair:
+    """Trivial shares of public words: share 0 is the value."""
+    value, zero = WordShare(words), WordShare(np.zeros(len(words), np.int64))
+    return SharePair(value if party == 0 else zero, value if party == 2 else zero)
