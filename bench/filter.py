@@ -1,36 +1,57 @@
-"""One large secure round through `simulate`, and the filter alone: `python -m bench.filter [participants] [dimension]`.
+"""Large secure rounds through `simulate`: `python -m bench.filter --help`.
 
-Prints seconds per step, peak memory, rounds of communication and bytes sent per party. Run it on an idle machine.
+Prints for each rule the seconds per step, peak memory, rounds of communication and bytes sent per party. Every rule
+runs in a process of its own. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
+import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from triskele_server.simulate import simulate
 
+DEFAULT_RULES = "norm-clip,multi-krum,fltrust,flame"
 
-def main(participants: int = 100, dimension: int = 1_000_000) -> None:
+
+def options_of(rule: str, participants: int) -> dict[str, Any]:
+    """What `simulate` takes beside the updates: a fifth of the participants is expected to be malicious."""
+    names = rule.split("+")
+    malicious = {"num_malicious_nodes": participants // 5}
+    options = dict(malicious) if {"multi-krum", "dnc", "nnm"} & set(names) else {}
+    if "multi-krum" in names:
+        options["num_nodes_to_select"] = participants * 3 // 5
+    return {"rule": tuple(names), "rule_options": options} | ({"root": 0} if "fltrust" in names else {})
+
+
+def _updates(rng: np.random.Generator, participants: int, dimension: int) -> NDArray[np.float32]:
+    rows = rng.standard_normal((participants, dimension), dtype=np.float32)
+    rows += rng.standard_normal(dimension, dtype=np.float32)
+    rows[-(participants // 5) :] *= -3
+    return rows
+
+
+def measure(rule: str, participants: int, dimension: int, max_rows: int) -> dict[str, Any]:
+    """One round of float32 updates around one direction, a fifth of them turned round and three times as long."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    options = {"num_malicious_nodes": participants // 5, "num_nodes_to_select": participants * 3 // 5}
     # Kernels are compiled once per installation; that is not what is measured.
-    simulate(
-        rng.standard_normal((4, 20_000)), rule="multi-krum", rule_options={"num_nodes_to_select": 2}, gram="sketch"
-    )
-    updates = rng.standard_normal((participants, dimension), dtype=np.float32)
-    updates[-(participants // 5) :] *= 3
+    simulate(_updates(rng, 6, 20_000), gram="sketch", **options_of(rule, 6))
+    updates = _updates(rng, participants, dimension)
     started = time.perf_counter()
-    result = simulate(updates, rule="multi-krum", rule_options=options)
+    result = simulate(updates, max_rows=max_rows, **options_of(rule, participants))
     seconds = time.perf_counter() - started
-    assert result.accepted is not None
-    report = {
+    return {
+        "rule": rule,
         "participants": participants,
         "dimension": dimension,
         "seconds": round(seconds, 2),
@@ -38,10 +59,27 @@ def main(participants: int = 100, dimension: int = 1_000_000) -> None:
         "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "rounds": max(t.rounds for t in result.traffic),
         "megabytes_sent": [round(t.bytes_sent / 1e6, 1) for t in result.traffic],
-        "outliers_accepted": int(result.accepted[-(participants // 5) :].sum()),
+        "accepted": None if result.accepted is None else int(result.accepted.sum()),
     }
-    print(json.dumps(report, indent=2))
+
+
+def main() -> None:
+    """Measure each rule in a fresh process, or one rule in this one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rules", default=DEFAULT_RULES, help="comma-separated; stages joined by +")
+    parser.add_argument("--participants", type=int, default=100)
+    parser.add_argument("--dimension", type=int, default=1_000_000)
+    parser.add_argument("--max-rows", type=int, default=128)
+    given = parser.parse_args()
+    rules = given.rules.split(",")
+    if len(rules) == 1:
+        print(json.dumps(measure(rules[0], given.participants, given.dimension, given.max_rows)), flush=True)
+        return
+    for rule in rules:
+        sizes = {"participants": given.participants, "dimension": given.dimension, "max-rows": given.max_rows}
+        arguments = [f"--{name}={value}" for name, value in sizes.items()]
+        subprocess.run([sys.executable, "-m", "bench.filter", f"--rules={rule}", *arguments], check=True)  # noqa: S603  this module
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:3]))
+    main()

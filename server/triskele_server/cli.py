@@ -121,6 +121,31 @@ def run_demo(
     )
 
 
+def list_rules(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the aggregation rules installed here: options, what each opens, and the digest of its source."""
+    from triskele_server.rules import find, known  # noqa: PLC0415  keeps `triskele --help` fast
+
+    rules = [find(name) for name in known()]
+    if as_json:
+        report = [
+            {
+                "name": r.name,
+                "kind": r.kind,
+                "options": r.options,
+                "reference": r.reference,
+                "built_in": r.built_in,
+                "source_digest": r.source_digest,
+            }
+            for r in rules
+        ]
+        typer.echo(json.dumps(report, indent=2))
+        return
+    for r in rules:
+        options = ", ".join(f"{name}={default}" for name, default in r.options.items()) or "no options"
+        origin = "" if r.built_in else f"  {r.function.__module__}, source {r.source_digest}"
+        typer.echo(f"{r.name:18} {r.kind.replace('_', '-'):16} {options}{origin}")
+
+
 def _run(process: Coroutine[Any, Any, None]) -> None:
     import asyncio  # noqa: PLC0415  keeps `triskele --help` fast
 
@@ -131,5 +156,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "coordinator": run_coordinator,
     "party": run_party,
     "provision": run_provision,
+    "rules": list_rules,
     "demo": run_demo,
 }
