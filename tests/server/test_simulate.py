@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ import torch
 
 from triskele.errors import InvalidTask, InvalidUpdate, RoundFailed
 from triskele_server.mpc.crypten_import import crypten
+from triskele_server.rules import bucketing
 from triskele_server.simulate import SimulatedRound, simulate
+
+sys.path.append(str(Path(__file__).parents[2]))  # bench/ is a room of the repository, not of the package
+
+from bench.plaintext import aggregate
 
 torch.set_num_threads(1)
 
@@ -22,6 +29,25 @@ RULES = {
     "norm-clip": {},
     "multi-krum": {"num_malicious_nodes": 1, "num_nodes_to_select": 4},
 }
+MORE_RULES = {
+    "flame": {},
+    "fltrust": {},
+    "geometric-median": {"nu": 0.05},
+    "centered-clip": {"tau": 0.4},
+    "dnc": {"num_malicious_nodes": 1},
+    "foolsgold": {},
+    "median": {},
+    "trimmed-mean": {"num_malicious_nodes": 1},
+    "nnm krum": {"num_malicious_nodes": 1},
+}
+UNWEIGHTED = {"centered-clip", "median", "trimmed-mean"}
+
+
+def _rule(name: str, rows: int) -> dict:
+    """The arguments of `simulate` for a rule of the tables above; the root, if it needs one, is the last row."""
+    options = {**RULES, **MORE_RULES}[name]
+    root = rows - 1 if name == "fltrust" else None
+    return {"rule": name.split(), "rule_options": options, "clip_norm": 1.0, "root": root}
 
 
 def _grid(n: int, d: int, seed: int = 1, norm: float = 0.9) -> np.ndarray:
@@ -36,12 +62,13 @@ def _grid(n: int, d: int, seed: int = 1, norm: float = 0.9) -> np.ndarray:
 def test_the_signature_that_notebooks_and_benchmarks_stand_on():
     parameters = inspect.signature(simulate).parameters
     assert list(parameters) == [
-        "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "gram", "min_accepted", "raw_rows"
+        "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "gram", "min_accepted", "raw_rows",
+        "root", "previous", "max_rows",
     ]  # fmt: skip
     defaults = {name: p.default for name, p in parameters.items() if name != "updates"}
     assert defaults == {
         "rule": "mean", "rule_options": {}, "clip_norm": None, "weights": None, "decisions": "public", "gram": "auto",
-        "min_accepted": 2, "raw_rows": {},
+        "min_accepted": 2, "raw_rows": {}, "root": None, "previous": None, "max_rows": 128,
     }  # fmt: skip
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "updates")
 
@@ -106,7 +133,7 @@ def test_an_impossible_task_is_refused():
         {"rule": "no-such"},
         {"decisions": "secret"},
         {"gram": "rough"},
-        {"min_accepted": 1},
+        {"min_accepted": 0},
         {"clip_norm": 0},
     ):
         with pytest.raises(InvalidTask):
@@ -166,15 +193,15 @@ def test_malicious_words_are_invalid_and_leave_the_aggregate_of_the_others_untou
     assert np.abs(outcome.aggregate - honest.mean(0)).max() < 1e-14
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES | MORE_RULES)
 @pytest.mark.parametrize("attack", ["pair of 2^63", "norm 1.3 C"])
 def test_every_rule_gives_what_it_gives_without_the_malicious_row(rule, attack):
     d = SHORT
-    honest = _grid(6, d) * np.linspace(0.2, 1, 6)[:, None]
+    common = _grid(1, d, seed=2)
+    honest = (_grid(6, d) + common) / 2 * np.linspace(0.2, 1, 6)[:, None]
     honest = np.round(honest * ONE) / ONE
-    options = {"rule": rule, "rule_options": RULES[rule], "clip_norm": 1.0}
-    alone = simulate(honest, **options)
-    among = simulate(np.insert(honest, 2, 0, axis=0), raw_rows={2: _attacks(d)[attack]}, **options)
+    alone = simulate(honest, **_rule(rule, 6))
+    among = simulate(np.insert(honest, 2, 0, axis=0), raw_rows={2: _attacks(d)[attack]}, **_rule(rule, 7))
     assert set(among.invalid) == {2}
     assert np.delete(among.accepted, 2).tolist() == alone.accepted.tolist()
     assert np.abs(among.aggregate - alone.aggregate).max() < 2.0**-18
@@ -221,6 +248,170 @@ def test_too_few_valid_rows_end_the_round():
 def test_a_raw_row_of_another_length_is_refused():
     with pytest.raises(InvalidUpdate, match="raw row 1 must have 10 words"):
         simulate(_grid(3, 10), raw_rows={1: np.zeros(9, np.int64)})
+
+
+# ---- buckets ------------------------------------------------------------------------------------------------------
+
+
+COIN = b"c" * 32
+
+
+@pytest.fixture
+def buckets(monkeypatch):
+    """`buckets(n, size)`: the rows in the order in which rounds of this test put them into buckets."""
+    monkeypatch.setattr("triskele_server.party.round.toss_coin", lambda *_: COIN)
+
+    def order(n: int, size: int) -> np.ndarray:
+        matrix = bucketing.bucketing(n, coin=COIN, size=size).matrix
+        return np.concatenate([np.flatnonzero(row) for row in matrix])
+
+    return order
+
+
+def _poisoned(n: int, d: int, spread: float = 1.5) -> np.ndarray:
+    """Rows around a common direction, a sixth of them the other way, of lengths from 0.3 to 0.95, on the grid."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=d) + spread * rng.normal(size=(n, d))
+    rows[: n // 6] *= -1
+    rows *= rng.uniform(0.3, 0.95, (n, 1)) / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.round(rows * ONE) / ONE
+
+
+@pytest.mark.parametrize("weights", [None, [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+def test_the_mean_of_equal_buckets_is_the_mean(size, weights):
+    updates = _grid(12, 30)
+    options = {"rule_options": {"size": size}, "clip_norm": 1.0, "weights": weights}
+    outcome = simulate(updates, rule=["bucketing", "mean"], **options)
+    assert np.abs(outcome.aggregate - np.average(updates, axis=0, weights=weights)).max() < 1e-14
+    assert outcome.accepted.all()
+
+
+@pytest.mark.parametrize(("n", "size"), [(7, 3), (9, 8), (13, 7), (11, 4)])
+def test_a_smaller_last_bucket_weighs_as_much_as_the_others(n, size, buckets):
+    updates = _grid(n, 30)
+    outcome = simulate(updates, rule=["bucketing", "mean"], rule_options={"size": size}, clip_norm=1.0)
+    order = buckets(n, size)
+    means = [updates[order[start : start + size]].mean(0) for start in range(0, n, size)]
+    assert np.abs(outcome.aggregate - np.mean(means, axis=0)).max() < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "options"),
+    [
+        ("flame", 300, {}),
+        ("multi-krum", 300, {"num_nodes_to_select": 20, "num_malicious_nodes": 5}),
+        ("multi-krum", 299, {"num_nodes_to_select": 20, "num_malicious_nodes": 5}),  # the last bucket is smaller
+    ],
+)
+def test_more_rows_than_max_rows_are_averaged_in_buckets_before_the_rule(rule, n, options, buckets):
+    updates = _poisoned(n, 50)
+    outcome = simulate(updates, rule=rule, rule_options=options, clip_norm=1.0, max_rows=64)
+    expected = aggregate(updates, ["bucketing", rule], {"size": 5, **options}, clip_norm=1.0, order=buckets(n, 5))
+    assert outcome.accepted.tolist() == expected.accepted.tolist()
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-20
+    assert outcome.openings[2] == ("accepted", (60,))
+
+
+@pytest.mark.parametrize(("rule", "options"), [("flame", {}), ("multi-krum", {"num_nodes_to_select": 18})])
+def test_sketches_of_buckets_decide_as_the_rows_do(rule, options, buckets):
+    """The honest rows are equal, and so are their buckets: the estimate's one per cent decides nothing."""
+    updates = np.tile(_grid(1, LONG), (96, 1))
+    updates[:9] = _grid(9, LONG, seed=2)
+    outcome = simulate(updates, rule=rule, rule_options=options, clip_norm=1.0, max_rows=32, gram="sketch")
+    expected = aggregate(updates, ["bucketing", rule], {"size": 3, **options}, clip_norm=1.0, order=buckets(96, 3))
+    assert 48 < expected.accepted.sum() < 96
+    assert outcome.accepted.tolist() == expected.accepted.tolist()
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-17
+
+
+def test_a_thousand_participants(buckets):
+    updates = _poisoned(1000, 2000)
+    outcome = simulate(updates, rule="flame", clip_norm=1.0)
+    expected = aggregate(updates, ["bucketing", "flame"], {"size": 8}, clip_norm=1.0, order=buckets(1000, 8))
+    assert outcome.accepted.tolist() == expected.accepted.tolist()
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-20
+
+
+def test_stages_and_weights_behind_buckets(buckets):
+    updates, weights = _poisoned(40, 30), np.arange(40) % 7 + 1
+    rule, options = ["bucketing", "nnm", "geometric-median"], {"size": 3, "num_malicious_nodes": 3}
+    outcome = simulate(updates, rule=rule, rule_options=options, clip_norm=1.0, weights=weights)
+    expected = aggregate(updates, rule, options, clip_norm=1.0, weights=weights, order=buckets(40, 3))
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-14
+
+
+# ---- a root, and a previous aggregate -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", [0, 7, 40])
+def test_the_root_is_in_no_bucket(root, buckets):
+    updates = _poisoned(41, 60)
+    updates[root] = _poisoned(41, 60)[-1] * 0.7
+    outcome = simulate(updates, rule="fltrust", clip_norm=1.0, max_rows=8, root=root)
+    expected = aggregate(updates, ["bucketing", "fltrust"], {"size": 5}, clip_norm=1.0, root=root, order=buckets(40, 5))
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-17
+    assert outcome.accepted.tolist() == expected.accepted.tolist()
+    assert not outcome.accepted[root]
+
+
+@pytest.mark.parametrize(("n", "size"), [(6, 1), (9, 8), (15, 8)])
+def test_rows_shorter_than_any_scale_reaches_count_at_the_largest_scale(n, size, buckets):
+    """Their length is a 50,000th of the root's, and the largest scale 2^15; the last bucket is smaller than others."""
+    rng = np.random.default_rng(3)
+    direction = rng.normal(size=50)
+    direction /= np.linalg.norm(direction)
+    words = np.concatenate([np.tile(18 * direction, (n, 1)) + 2 * rng.normal(size=(n, 50)), [0.99 * ONE * direction]])
+    updates = np.round(words) / ONE
+    options = {"size": size}
+    outcome = simulate(updates, rule=["bucketing", "fltrust"], rule_options=options, clip_norm=1.0, root=n)
+    expected = aggregate(updates, ["bucketing", "fltrust"], options, clip_norm=1.0, root=n, order=buckets(n, size))
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-12
+
+
+@pytest.mark.parametrize("root", [-1, 6, 100])
+def test_a_root_that_is_no_row_ends_the_round(root):
+    with pytest.raises(RoundFailed) as caught:
+        simulate(_grid(6, 20), rule="fltrust", root=root)
+    assert caught.value.reason == "root_missing"
+
+
+@pytest.mark.parametrize("weights", [[5] * 6 + [1], [1, 2, 3, 4, 5, 6, 7]])
+def test_the_roots_example_weight_counts_for_nothing(weights):
+    updates = _poisoned(7, 30)
+    outcome = simulate(updates, rule="fltrust", clip_norm=1.0, root=6, weights=weights)
+    expected = aggregate(updates, "fltrust", clip_norm=1.0, root=6, weights=weights)
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-15
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0, 3.0])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_centered_clipping_goes_on_from_the_previous_aggregate(iterations, clip_norm):
+    updates, previous = _poisoned(8, 30), _poisoned(1, 30)[0]
+    options = {"iterations": iterations, "tau": 0.3}
+    outcome = simulate(updates, rule="centered-clip", rule_options=options, clip_norm=clip_norm, previous=previous)
+    expected = aggregate(updates, "centered-clip", options, clip_norm=clip_norm, previous=previous)
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-14
+
+
+def test_two_rounds_one_after_the_other():
+    updates = _poisoned(8, 30)
+    first = simulate(updates, rule="centered-clip", rule_options={"tau": 0.3}, clip_norm=1.0)
+    again = simulate(updates, rule="centered-clip", rule_options={"tau": 0.3}, clip_norm=1.0, previous=first.aggregate)
+    expected = aggregate(updates, "centered-clip", {"tau": 0.3}, clip_norm=1.0, previous=first.aggregate)
+    assert np.linalg.norm(again.aggregate - expected.aggregate) < 2.0**-14
+
+
+@pytest.mark.parametrize("previous", [np.zeros(29), np.zeros((1, 30)), np.full(30, np.nan), np.full(30, np.inf)])
+def test_what_is_no_aggregate_of_these_updates_is_refused(previous):
+    with pytest.raises(InvalidUpdate):
+        simulate(_poisoned(8, 30), rule="centered-clip", previous=previous)
+
+
+def test_a_previous_aggregate_longer_than_the_clip_norm_is_refused():
+    """No round gives one, and the Gram matrix has no room for it."""
+    with pytest.raises(InvalidUpdate, match="previous"):
+        simulate(_poisoned(8, 30), rule="centered-clip", clip_norm=1.0, previous=np.full(30, 10.0))
 
 
 # ---- CrypTen's own protocols ----------------------------------------------------------------------------------------
@@ -285,11 +476,10 @@ def _forbid_everything(monkeypatch: pytest.MonkeyPatch) -> int:
     return forbidden
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_crypten_protocols_are_never_used(rule, weighted, monkeypatch):
-    updates = _grid(5, 30)
-    options = {"rule": rule, "rule_options": RULES[rule], "clip_norm": 1.0, "weights": [7] * 5 if weighted else None}
+@pytest.mark.parametrize("rule", RULES | MORE_RULES)
+def test_crypten_protocols_are_never_used(rule, monkeypatch):
+    updates = _grid(6, 30) + _grid(1, 30, seed=2) / 2
+    options = {**_rule(rule, 6), "clip_norm": 2.0, "weights": None if rule in UNWEIGHTED else [7] * 6}
     expected = simulate(updates, **options)
     assert _forbid_everything(monkeypatch) > 150
     outcome = simulate(updates, **options)

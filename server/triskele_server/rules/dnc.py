@@ -9,7 +9,7 @@ from triskele_server.rules.registry import Options, ceil_log2, rule
 if TYPE_CHECKING:
     from triskele_server.mpc.replicated import ReplicatedTensor
 
-_SQUARINGS = 10  # 1024 steps of the power iteration
+_SQUARINGS = 13  # 8192 steps of the power iteration
 _PLACES = 26
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from triskele_server.mpc.replicated import ReplicatedTensor
 
 _LEAST = 2.0**-10  # a row's largest similarity counts as at least this much
+_DOUBLE = 2.0**-20  # honesty below it is none: two rows that point the same way
 _EDGE = 0.25  # |2 w - 1| beyond which the logit's bound is reached: ln(0.625 / 0.375) > 0.5
 
 
@@ -30,7 +31,9 @@ def foolsgold(gram: ReplicatedTensor) -> ReplicatedTensor:
     column, row = largest.unsqueeze(1), largest.unsqueeze(0)
     pardoned = similarity * ((column / row - 1) * column.lt(row) + 1)
     honesty = _at_most_one(_at_least(-pardoned.max() + 1, 0.0))
-    honesty = _at_most_one(honesty / honesty.max())
+    best = honesty.max()
+    # Where every row has a double nobody is honest: what is left then is rounding, and is not to be blown up to 1.
+    honesty = _at_most_one(honesty / best) * (-best.lt(_DOUBLE) + 1)
     # ln(w / (1 - w)) = 2 artanh(y), y = 2 w - 1; beyond _EDGE the result is clipped anyway.
     y = _at_least(honesty * 2 - 1, -_EDGE)
     y = y - _at_least(y - _EDGE, 0.0)

@@ -38,6 +38,8 @@ class Pipeline:
         for rule in rules[:-1]:
             if rule.kind != "pre_aggregation":
                 raise InvalidTask(f"rule {rule.name!r} can only stand last; stages in front of it prepare its rows")
+        if any(not rule.needs_gram for rule in rules[1:-1]):
+            raise InvalidTask(f"stages {[rule.name for rule in rules[:-1]]}: 'bucketing' comes first")
         if rules[-1].kind == "pre_aggregation":
             raise InvalidTask(f"{rules[-1].name!r} is a stage in front of a rule, and no rule follows it")
         stages = [Stage(rule, options) for rule, options in zip(rules, _options(spec, rules), strict=True)]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from triskele.errors import RoundFailed
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, TaskName, held_shares
 from triskele.manifest import ManifestDigest
 from triskele.sharing import ShareContext, heavy_index, split
 from triskele.task import TaskSpec
 from triskele_server.linear.shares import SeedShare, SharePair, WordShare
+from triskele_server.mpc import arithmetic
 from triskele_server.mpc.opening_ledger import OpeningLedger
+from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.mpc.transport import Frame, ThreadTransport, thread_transports
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
+from triskele_server.rules import registry
 
 torch.set_num_threads(1)
 
@@ -28,7 +33,7 @@ NUMBER = RoundNumber(1)
 SECONDS = 20.0
 
 
-def task(dimension: int, rule: str = "mean", **options: Any) -> TaskSpec:
+def task(dimension: int, rule: str | Sequence[str] = "mean", **options: Any) -> TaskSpec:
     """A task of clip norm 1."""
     return TaskSpec(name=TaskName("test"), dimension=dimension, clip_norm=1.0, rule=rule, **options)
 
@@ -42,11 +47,16 @@ def rows_around(n: int, d: int, seed: int, outliers: Sequence[int] = (), norm: f
     return np.round(rows).astype(np.int64)
 
 
+def participant(slot: int) -> ParticipantId:
+    """The name of the participant of a slot."""
+    return ParticipantId(f"p{slot:02d}")
+
+
 def round_inputs(spec: TaskSpec, words: np.ndarray) -> list[RoundInput]:
     """What each party brings: shares of int64 [n, spec.length] words."""
     sharings = []
     for slot, row in enumerate(words):
-        context = ShareContext(spec.digest, NUMBER, ParticipantId(f"p{slot:02d}"))
+        context = ShareContext(spec.digest, NUMBER, participant(slot))
         heavy = heavy_index(Slot(slot))
         sharings.append((context, split(row, heavy=heavy, context=context, entropy=secrets.token_bytes(32))))
     inputs = []
@@ -159,6 +169,44 @@ def run_rounds(inputs: Sequence[RoundInput], transports: list[WatchedTransport] 
     return at_three_parties(lambda party, transport: run_round(inputs[party], transport), transports)
 
 
+VALID = frozenset({"valid"})
+COHORT = frozenset({"valid", "enough_accepted"})
+
+
+def ended_the_round(
+    ran: Ran, reason: str = "rule_failed", opened: frozenset[str] = VALID, who: str = "rule:rogue"
+) -> None:
+    """Check that every party's round failed for this reason, and that nothing else was opened."""
+    assert set(ran.errors) == {0, 1, 2}, "the round went on"
+    for error in ran.errors.values():
+        assert isinstance(error, RoundFailed), repr(error)
+        assert (error.reason, error.who) == (reason, who if reason == "rule_failed" else "cohort")
+    assert ran.opened <= opened, ran.opened
+
+
 def openings(output: RoundOutput) -> list[tuple[str, tuple[int, ...]]]:
     """The ledger as (name, shape)."""
     return [(o.name, o.shape) for o in output.ledger.openings]
+
+
+def fix_coin(monkeypatch: Any, coin: bytes) -> None:
+    """Every round until the test ends tosses this coin."""
+    monkeypatch.setattr("triskele_server.party.round.toss_coin", lambda *_: coin)
+
+
+@contextmanager
+def own_rules() -> Iterator[None]:
+    """Rules and stages that are registered inside the block are gone after it."""
+    before = dict(registry._RULES)
+    try:
+        yield
+    finally:
+        registry._RULES.clear()
+        registry._RULES.update(before)
+
+
+def secret_words(gram: ReplicatedTensor, words: Any, places: int = 0) -> ReplicatedTensor:
+    """What a rule gets by computing: a secret tensor of these ring words, with `places` fraction bits."""
+    value = torch.as_tensor(words, dtype=torch.int64)
+    zero = arithmetic.reshare(gram.session, "zero", torch.zeros_like(value))
+    return ReplicatedTensor(arithmetic.add(zero, arithmetic.constant(gram.session, value)), gram.session, places)

@@ -1,7 +1,9 @@
 """What one party receives in a round is uniform and does not depend on the updates, openings apart.
 
 Frames are recorded over many rounds of two very different input sets, and tested label by label, alone and against
-each other frame of the same size. Leaks put in on purpose show that the test would find them.
+each other frame of the same size. Of a product the sender's words alone can be uniform and yet tell the receiver, who
+holds some of the factors, what it must not know: so each exchange of the protocol is also recorded alone, on shares
+that stay the same from run to run. Leaks put in on purpose show that the tests would find them.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from round_parties import ONE, round_inputs, run_rounds, task
+import torch
+from round_parties import ONE, in_sessions, participant, round_inputs, run_rounds, task
 
-from triskele_server.mpc import arithmetic, boolean
+from triskele_server.mpc import arithmetic, boolean, graph, truncation
 from triskele_server.mpc.randomness import CorrelatedRandomness
-from triskele_server.mpc.session import Shares
+from triskele_server.mpc.session import Session, Shares
 
-ROUNDS, LEAKING_ROUNDS = 7, 3
 N, D = 16, 3
 ENOUGH = 3 * 256  # bytes: fewer expected counts make a chi-square meaningless
 SIGMAS = 7.0
-# Public, and the same for everybody: not secret, so not uniform over rounds of one input set.
-PUBLIC = ("agree/input set",)
+# Public, and the same in every round of these tests: not secret, so not uniform.
+PUBLIC = ("agree/input set", "agree/rules", "agree/previous aggregate", "checkpoint/")
 
 Frames = list[tuple[int, str, bytes]]  # sender, label, payload
 
@@ -36,7 +38,17 @@ def _large() -> np.ndarray:
     return np.array([[ONE // 2 + i, -ONE // 3, 7 * i] for i in range(N - 1)] + [[-ONE, 0, 3]])
 
 
-def _recorded(spec, words: np.ndarray, rounds: int = ROUNDS) -> list[list[Frames]]:
+def _near_the_axes() -> np.ndarray:
+    """Nobody looks like anybody's Sybil."""
+    return np.concatenate([np.eye(D, dtype=np.int64), -np.eye(D, dtype=np.int64)])
+
+
+def _long_and_askew() -> np.ndarray:
+    rows = np.array([[2, 2, 1], [-2, 1, 2], [1, -2, 2], [-2, -2, -1], [2, -1, -2], [-1, 2, -2]])
+    return rows * (ONE // 4)
+
+
+def _recorded(spec, words: np.ndarray, rounds: int) -> list[list[Frames]]:
     """[party][round] what it received."""
     views: list[list[Frames]] = [[], [], []]
     for _ in range(rounds):
@@ -56,15 +68,15 @@ def _kind(label: str) -> str:
 
 
 def _samples(rounds: list[Frames]) -> dict[str, np.ndarray]:
-    """Bytes by label, and of every frame XOR and minus the one before of the same size (a mask used twice shows)."""
+    """Bytes by label; of every frame XOR and minus the one before of the same size (a mask used twice shows); and XOR
+    the same frame of the round before (what is not masked shows if the shares stay the same)."""
     pooled: dict[str, list[np.ndarray]] = defaultdict(list)
+    last_round: list[np.ndarray] = []
     for frames in rounds:
         before: dict[int, np.ndarray] = {}
-        for _, label, payload in frames:
-            if not _secret(label) or not payload:
-                continue
-            content = np.frombuffer(payload, np.uint8)
-            kind = _kind(label)
+        contents = [np.frombuffer(payload, np.uint8) for _, label, payload in frames if _secret(label) and payload]
+        labels = [_kind(label) for _, label, payload in frames if _secret(label) and payload]
+        for place, (kind, content) in enumerate(zip(labels, contents, strict=True)):
             pooled[kind].append(content)
             if len(content) in before:
                 pooled[f"{kind} xor before"].append(content ^ before[len(content)])
@@ -72,6 +84,9 @@ def _samples(rounds: list[Frames]) -> dict[str, np.ndarray]:
                     difference = content.view(np.int64) - before[len(content)].view(np.int64)
                     pooled[f"{kind} minus before"].append(difference.view(np.uint8))
             before[len(content)] = content
+            if last_round:
+                pooled[f"{kind} xor last"].append(content ^ last_round[place])
+        last_round = contents
     return {kind: np.concatenate(parts) for kind, parts in pooled.items()}
 
 
@@ -91,7 +106,8 @@ def _different(one: np.ndarray, other: np.ndarray) -> float:
     table = np.stack([np.bincount(c, minlength=256) for c in (one, other)]).astype(float)
     expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
     used = expected[0] > 0
-    return _sigmas(float(((table - expected)[:, used] ** 2 / expected[:, used]).sum()), int(used.sum()) - 1)
+    freedom = max(int(used.sum()) - 1, 1)
+    return _sigmas(float(((table - expected)[:, used] ** 2 / expected[:, used]).sum()), freedom)
 
 
 def _suspicious(one: list[list[Frames]], other: list[list[Frames]]) -> set[tuple[int, str]]:
@@ -111,72 +127,185 @@ def _outline(frames: Frames) -> list[tuple[int, str, int]]:
     return [(sender, label, len(payload)) for sender, label, payload in frames]
 
 
-SPECS = {
-    "mean": {},
-    "norm-clip": {"decisions": "hidden"},
-    "multi-krum": {"rule_options": {"num_malicious_nodes": 1, "num_nodes_to_select": N - 1}},
+HIDDEN = {"decisions": "hidden"}
+SPECS = {  # options, input sets, rounds of each
+    "mean": ({}, (_near_zero, _large), 7),
+    "norm-clip": (HIDDEN, (_near_zero, _large), 7),
+    "multi-krum": ({"rule_options": {"num_nodes_to_select": N - 1}}, (_near_zero, _large), 7),
+    "flame": (HIDDEN, (_near_zero, _large), 3),
+    "fltrust": ({**HIDDEN, "root": participant(9)}, (_near_zero, _large), 5),
+    "geometric-median": (HIDDEN, (_near_zero, _large), 5),
+    "foolsgold": (HIDDEN, (_near_the_axes, _long_and_askew), 5),
+    "nnm trimmed-mean": (HIDDEN, (_near_zero, _large), 5),
 }
 
 
-@pytest.mark.parametrize("rule", SPECS)
-def test_a_partys_view_does_not_depend_on_the_updates(rule):
-    spec = task(D, rule, **SPECS[rule])
-    one, other = _recorded(spec, _near_zero()), _recorded(spec, _large())
+@pytest.mark.parametrize("names", SPECS)
+def test_a_partys_view_does_not_depend_on_the_updates(names):
+    options, inputs, rounds = SPECS[names]
+    spec = task(D, tuple(names.split()), **options)
+    one, other = (_recorded(spec, words(), rounds) for words in inputs)
     assert _suspicious(one, other) == set()
     for party in range(3):
         outlines = [_outline(frames) for frames in one[party] + other[party]]
         assert all(outline == outlines[0] for outline in outlines)  # labels, order, sizes
-        public = {
-            (label, payload)
-            for frames in one[party] + other[party]
-            for _, label, payload in frames
-            if label.startswith(PUBLIC)
-        }
-        assert len(public) == 1
+        public = defaultdict(set)
+        for frames in one[party] + other[party]:
+            for _, label, payload in frames:
+                if label.startswith(PUBLIC):
+                    public[label].add(payload)
+        assert len(public) >= 3
+        assert all(len(payloads) == 1 for payloads in public.values())
+
+
+# ---- each exchange alone, on shares that stay the same ---------------------------------------------------------------
+
+RUNS = 24
+COUNT = 32  # elements of an operand
+
+
+def _parts(secret: np.ndarray, seed: int) -> list[torch.Tensor]:
+    """Three additive shares, always the same ones."""
+    drawn = np.random.default_rng(seed).integers(-(1 << 63), 1 << 63, (2, *secret.shape), dtype=np.int64)
+    return [torch.from_numpy(part) for part in (*drawn, secret - drawn[0] - drawn[1])]
+
+
+def _bit_parts(secret: np.ndarray, seed: int) -> list[torch.Tensor]:
+    drawn = np.random.default_rng(seed).integers(0, 2, (2, *secret.shape), dtype=np.uint8)
+    return [torch.from_numpy(part) for part in (*drawn, secret.astype(np.uint8) ^ drawn[0] ^ drawn[1])]
+
+
+def _held(session: Session, parts: list[torch.Tensor]) -> Shares:
+    return Shares(parts[session.party], parts[(session.party + 1) % 3])
+
+
+# Of two words, two bits and a graph's matrix, all secret.
+EXCHANGES: dict[str, Callable[[Session, Shares, Shares, Shares, Shares], object]] = {
+    "reshare": lambda s, x, y, bits, edges: [arithmetic.reshare(s, label, x.first) for label in ("gram", "norms")],
+    "multiply": lambda s, x, y, bits, edges: arithmetic.multiply(s, x, y),
+    "matmul": lambda s, x, y, bits, edges: arithmetic.matmul(s, _square(x), _square(y)),
+    "truncate": lambda s, x, y, bits, edges: arithmetic.truncate(s, x, 9),
+    "multiply and truncate": lambda s, x, y, bits, edges: truncation.multiply_truncated(s, x, y, 9),
+    "bit to word": lambda s, x, y, bits, edges: arithmetic.bit_to_word(s, bits),
+    "times bit": lambda s, x, y, bits, edges: arithmetic.times_bit(s, bits, x),
+    "sign bit": lambda s, x, y, bits, edges: boolean.sign_bit(s, x),
+    "is zero": lambda s, x, y, bits, edges: boolean.is_zero(s, x),
+    "floor": lambda s, x, y, bits, edges: boolean.floor_shift(s, x, 9),
+    "conjunction": lambda s, x, y, bits, edges: boolean.conjunction(s, bits, bits),
+    "closure": lambda s, x, y, bits, edges: graph.closure(s, edges),
+}
+
+
+def _square(x: Shares) -> Shares:
+    return Shares(x.first[:25].reshape(5, 5), x.second[:25].reshape(5, 5))
+
+
+def _exchanged(name: str, secret: int) -> list[list[Frames]]:
+    """[party][run] what it received in one exchange on the same shares of words `secret`, of its lowest bit, and of a
+    graph with edges at its bits."""
+    words = np.full(COUNT, secret)
+    edges = np.array([[1 if i == j or secret >> (i + j) & 1 else 0 for j in range(6)] for i in range(6)])
+    shared = [_parts(words, 1), _parts(words // 2 + 1, 2), _bit_parts(words & 1, 3), _parts(edges, 4)]
+    views: list[list[Frames]] = [[], [], []]
+    for _ in range(RUNS):
+        ran = in_sessions(lambda s: EXCHANGES[name](s, *(_held(s, parts) for parts in shared)))
+        for error in ran.errors.values():
+            raise error
+        for party, transport in enumerate(ran.transports):
+            views[party].append(transport.received)
+    return views
+
+
+def _suspicious_exchanges() -> set[str]:
+    """Labels at which some exchange tells a party something about what it does not hold."""
+    found = set()
+    for name in EXCHANGES:
+        found |= {kind.split(" ")[0] for _, kind in _suspicious(_exchanged(name, 0), _exchanged(name, 777_777_777))}
+    return found
+
+
+def _labels(views: list[list[Frames]]) -> set[str]:
+    return {_kind(label) for view in views for frames in view for _, label, _ in frames}
+
+
+def test_each_exchange_alone_tells_a_party_nothing_on_shares_that_stay_the_same():
+    assert _suspicious_exchanges() == set()
 
 
 def test_every_label_of_a_round_is_tested():
     """The statistics look at every operation of the protocol; only these few frames are left to other tests."""
-    spec = task(D, "norm-clip", decisions="hidden")
-    views = _recorded(spec, _near_zero(), 1)
-    labels = {_kind(label) for view in views for frames in view for _, label, _ in frames if not _secret(label)}
-    assert labels == {
-        "agree/input set",
-        *(f"open/{name}:int64{tail}" for name in ("valid", "enough_accepted") for tail in ("", "/digest")),
-        "open/aggregate:int64",
+    views = {
+        names: _recorded(task(D, tuple(names.split()), **options), inputs[0](), 1)
+        for names, (options, inputs, _) in SPECS.items()
     }
-    tested = {kind for view in views for kind, c in _samples(view).items() if len(c) * ROUNDS >= ENOUGH}
-    assert {"word:int64", "and:int64", "and:int32", "and:int16", "and:uint8", "bit:int64", "mul:int64"} < tested
-    assert {"shift:int64", "shift-top:int64", "norms:int64", "gram:int64", "compare/sketch"} < tested
+    labels = {label for names in SPECS for label in _labels(views[names])}
+    opened = {label for label in labels if label.startswith("open/")}
+    assert {label.split(":")[0] for label in opened} == {
+        f"open/{name}" for name in ("valid", "enough_accepted", "accepted", "aggregate")
+    }
+    agreed = {"key", "coin/commit", "coin/reveal", "agree/coin", "compare/sketch"}
+    public = {label for label in labels if label.startswith(PUBLIC)}
+    secret = labels - opened - public - agreed
+    assert secret == _labels([_exchanged(name, 5)[p] for name in EXCHANGES for p in range(3)]) - {"key"}
+    enough = {
+        kind
+        for names, (_, _, rounds) in SPECS.items()
+        for view in views[names]
+        for kind, content in _samples(view).items()
+        if len(content) * rounds >= ENOUGH
+    }
+    assert secret <= enough
 
 
 # ---- leaks put in on purpose: each must be found ---------------------------------------------------------------------
 
 
-def _found(patch: Callable[[], None]) -> set[str]:
+def _undrawn(self, shape, dtype=torch.int64):
+    return torch.zeros(shape, dtype=dtype)
+
+
+MASKS = {
+    "zero_sum": {"gram", "norms", "mul", "matmul", "part", "quotient"},
+    "zero_xor": {"and"},
+    "with_next": {"word", "bit", "shift", "shift-top", "select", "and"},
+    "with_previous": {"bit", "shift", "select", "and", "rest-top"},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_exchanges_without_a_mask_are_found(mask, monkeypatch):
+    """CrypTen's own replicated multiplication sends its products so."""
+    monkeypatch.setattr(CorrelatedRandomness, mask, _undrawn)
+    assert {label.split(":")[0] for label in _suspicious_exchanges()} >= MASKS[mask]
+
+
+def test_no_label_goes_without_a_mask_whose_loss_is_found():
+    labels = {label.split(":")[0] for name in EXCHANGES for label in _labels(_exchanged(name, 5))}
+    assert set().union(*MASKS.values()) == labels - {"key"}
+
+
+def _found_in_rounds(patch: Callable[[], None]) -> set[str]:
     patch()
     spec = task(D, "norm-clip", decisions="hidden")
-    suspicious = _suspicious(*(_recorded(spec, words, LEAKING_ROUNDS) for words in (_near_zero(), _large())))
+    suspicious = _suspicious(*(_recorded(spec, words, 3) for words in (_near_zero(), _large())))
     return {kind.split(" ")[0] for _, kind in suspicious}
 
 
-def test_unmasked_products_are_found(monkeypatch):
-    """CrypTen's own replicated multiplication sends them so."""
-
-    def reshare(session, label, part):
-        return Shares(part, session.pass_back(label, part))
-
-    found = _found(lambda: monkeypatch.setattr(arithmetic, "reshare", reshare))
-    assert {"mul:int64", "bit:int64"} <= found
+def test_unmasked_words_are_found_in_a_whole_round(monkeypatch):
+    found = _found_in_rounds(lambda: monkeypatch.setattr(CorrelatedRandomness, "zero_sum", _undrawn))
+    assert {"gram:int64", "part:int64", "quotient:int64"} <= found
 
 
-def test_unmasked_conjunctions_are_found(monkeypatch):
-    def conjunction(session, x, y):
-        part = (x.first & (y.first ^ y.second)) ^ (x.second & y.first)
-        return Shares(part, session.pass_back("and", part))
+def test_unmasked_exchanges_of_parties_1_and_2_are_found_in_a_whole_round(monkeypatch):
+    def undrawn(session, like):
+        return Shares(torch.zeros_like(like), torch.zeros_like(like))
 
-    found = _found(lambda: monkeypatch.setattr(boolean, "conjunction", conjunction))
-    assert "and:int64" in found
+    assert "and:int64" in _found_in_rounds(lambda: monkeypatch.setattr(arithmetic, "_drawn_share", undrawn))
+
+
+def test_unmasked_conjunctions_are_found_in_a_whole_round(monkeypatch):
+    found = _found_in_rounds(lambda: monkeypatch.setattr(CorrelatedRandomness, "zero_xor", _undrawn))
+    assert {"and:int32", "and:int16", "and:uint8"} <= found
 
 
 def test_a_mask_used_twice_is_found(monkeypatch):
@@ -203,4 +332,4 @@ def test_a_mask_used_twice_is_found(monkeypatch):
         for name in draws:
             monkeypatch.setattr(CorrelatedRandomness, name, repeated(name))
 
-    assert {"shift:int64", "shift-top:int64"} & _found(patch)
+    assert {"shift:int64", "shift-top:int64"} & _found_in_rounds(patch)
