@@ -11,6 +11,7 @@
     │   ├── Forbidden         the certificate's role may not do this
     │   └── ConfigurationError a file or setting that cannot be used
     ├── PartyFault            a party broke the protocol, with the party's index where it is known
+    │   └── PeerLost          a party fell silent in the middle of a computation: this attempt is lost, not the round
     ├── RoundFailed           the round ended without a result: reason and who
     └── Unavailable           retry: somebody cannot be reached just now
 
@@ -72,6 +73,10 @@ class PartyFault(TriskeleError):
         self.party = party
 
 
+class PeerLost(PartyFault):
+    """A party cannot be heard in the middle of a computation; another attempt may succeed."""
+
+
 class RoundFailed(TriskeleError):
     """The round ended without a result."""
 
@@ -103,6 +108,7 @@ REASONS: dict[type[TriskeleError], Reason] = {
     Forbidden: Reason(grpc.StatusCode.PERMISSION_DENIED, "forbidden"),
     ConfigurationError: Reason(grpc.StatusCode.FAILED_PRECONDITION, "configuration"),
     PartyFault: Reason(grpc.StatusCode.ABORTED, "party_fault"),
+    PeerLost: Reason(grpc.StatusCode.ABORTED, "peer_lost"),
     RoundFailed: Reason(grpc.StatusCode.ABORTED, "round_failed"),
     Unavailable: Reason(grpc.StatusCode.UNAVAILABLE, "unavailable"),
 }

@@ -17,7 +17,8 @@ DIMENSION = 3000
 
 def scheduled(name: str, *, rounds: int = 1, quorum: int = PARTICIPANTS, **fields: object) -> ScheduledTask:
     spec = TaskSpec(
-        **{"name": name, "dimension": DIMENSION, "clip_norm": 4.0, "max_participants": PARTICIPANTS} | fields
+        **{"name": name, "dimension": DIMENSION, "clip_norm": 4.0, "max_participants": PARTICIPANTS, "rule": "mean"}
+        | fields
     )
     return ScheduledTask(spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=150.0, grace_seconds=0.2))
 
@@ -30,6 +31,7 @@ TASKS = [
     scheduled("vanished", quorum=3),
     scheduled("interrupted", dimension=400_000),
     *(scheduled(f"kill-{name}", **KRUM) for name in (COORDINATOR, *PARTY_NAMES)),
+    *(scheduled(f"computing-{name}", rule="flame", decisions="hidden") for name in (COORDINATOR, *PARTY_NAMES)),
 ]
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from bench import plaintext
 
 from e2e.conftest import DIMENSION, PARTICIPANTS
 from triskele import Conflict, Participant, Round
@@ -104,6 +105,27 @@ def test_round_completes_after_kill_of_a_process_during_open(
     assert accepted.sum() == 3
     assert not accepted[4]
     np.testing.assert_allclose(result, rows[accepted].mean(0), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [COORDINATOR, *PARTY_NAMES])
+def test_round_completes_after_kill_of_a_process_while_it_is_computed(
+    federation: LocalFederation, members: list[Participant], name: str
+) -> None:
+    task, rows = f"computing-{name}", updates(7, outlier=3)
+    handles = everybody(members, lambda i: next(members[i].rounds(task)).submit(rows[i]))
+    with members[0].watch(task, timeout=60) as views:
+        seen = next(view.state for view in views if view.state not in ("OPEN", "SEALED"))
+    federation.kill(name)
+    federation.start(name)
+    federation.wait_ready(name)
+    results = everybody(members, lambda i: handles[i].result(timeout=120))
+    expected = plaintext.aggregate(rows, "flame", clip_norm=4.0).aggregate
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+        assert np.linalg.norm(result - expected) < 4.0 * 2**-16
+    if name in PARTY_NAMES and seen == "CHECKED":
+        log = federation.log(COORDINATOR).read_text()
+        assert any(f'"task": "{task}"' in line and '"attempt": 2' in line for line in log.splitlines())
 
 
 def test_killed_participant_resumes_its_upload_with_the_same_bytes(

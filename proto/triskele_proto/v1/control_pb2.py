@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triskele_proto.v1 import types_pb2 as triskele__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriskele_proto/v1/control.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"/\n\x10OpenRoundRequest\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"2\n\x0cRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"H\n\nSubmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"d\n\x10SealRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\x0bsubmissions\x18\x03 \x03(\x0b\x32\x17.triskele.v1.Submission\"D\n\x0f\x45ndRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\"\xb0\x01\n\x0cRoundOutcome\x12\x15\n\routput_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cweight_total\x18\x02 \x01(\x04\x12\x18\n\x10\x63oefficient_bits\x18\x03 \x01(\r\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\x05 \x03(\r\x12\x10\n\x08openings\x18\x06 \x03(\t\"\x9b\x01\n\x10RoundStatusReply\x12\r\n\x05state\x18\x01 \x01(\t\x12)\n\x08\x63omplete\x18\x02 \x03(\x0b\x32\x17.triskele.v1.Submission\x12!\n\x05\x62lame\x18\x03 \x01(\x0b\x32\x12.triskele.v1.Blame\x12*\n\x07outcome\x18\x04 \x01(\x0b\x32\x19.triskele.v1.RoundOutcome\"0\n\x0bOutputChunk\x12!\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x12.triskele.v1.Chunk2\xc2\x03\n\x0cPartyControl\x12I\n\tOpenRound\x12\x1d.triskele.v1.OpenRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x0bRoundStatus\x12\x19.triskele.v1.RoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12I\n\tSealRound\x12\x1d.triskele.v1.SealRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12\x44\n\x08RunRound\x12\x19.triskele.v1.RoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12\x44\n\x0b\x46\x65tchOutput\x12\x19.triskele.v1.RoundRequest\x1a\x18.triskele.v1.OutputChunk0\x01\x12G\n\x08\x45ndRound\x12\x1c.triskele.v1.EndRoundRequest\x1a\x1d.triskele.v1.RoundStatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriskele_proto/v1/control.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"/\n\x10OpenRoundRequest\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"2\n\x0cRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"H\n\nSubmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"d\n\x10SealRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\x0bsubmissions\x18\x03 \x03(\x0b\x32\x17.triskele.v1.Submission\"F\n\x0fRunRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"D\n\x0f\x45ndRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\"\xb0\x01\n\x0cRoundOutcome\x12\x15\n\routput_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cweight_total\x18\x02 \x01(\x04\x12\x18\n\x10\x63oefficient_bits\x18\x03 \x01(\r\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\x05 \x03(\r\x12\x10\n\x08openings\x18\x06 \x03(\t\"\xce\x01\n\x10RoundStatusReply\x12\r\n\x05state\x18\x01 \x01(\t\x12)\n\x08\x63omplete\x18\x02 \x03(\x0b\x32\x17.triskele.v1.Submission\x12!\n\x05\x62lame\x18\x03 \x01(\x0b\x32\x12.triskele.v1.Blame\x12*\n\x07outcome\x18\x04 \x01(\x0b\x32\x19.triskele.v1.RoundOutcome\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07running\x18\x06 \x01(\x08\x12\x0f\n\x07setback\x18\x07 \x01(\t\"0\n\x0bOutputChunk\x12!\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x12.triskele.v1.Chunk2\xc5\x03\n\x0cPartyControl\x12I\n\tOpenRound\x12\x1d.triskele.v1.OpenRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x0bRoundStatus\x12\x19.triskele.v1.RoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12I\n\tSealRound\x12\x1d.triskele.v1.SealRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x08RunRound\x12\x1c.triskele.v1.RunRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12\x44\n\x0b\x46\x65tchOutput\x12\x19.triskele.v1.RoundRequest\x1a\x18.triskele.v1.OutputChunk0\x01\x12G\n\x08\x45ndRound\x12\x1c.triskele.v1.EndRoundRequest\x1a\x1d.triskele.v1.RoundStatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,14 +40,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMISSION']._serialized_end=252
   _globals['_SEALROUNDREQUEST']._serialized_start=254
   _globals['_SEALROUNDREQUEST']._serialized_end=354
-  _globals['_ENDROUNDREQUEST']._serialized_start=356
-  _globals['_ENDROUNDREQUEST']._serialized_end=424
-  _globals['_ROUNDOUTCOME']._serialized_start=427
-  _globals['_ROUNDOUTCOME']._serialized_end=603
-  _globals['_ROUNDSTATUSREPLY']._serialized_start=606
-  _globals['_ROUNDSTATUSREPLY']._serialized_end=761
-  _globals['_OUTPUTCHUNK']._serialized_start=763
-  _globals['_OUTPUTCHUNK']._serialized_end=811
-  _globals['_PARTYCONTROL']._serialized_start=814
-  _globals['_PARTYCONTROL']._serialized_end=1264
+  _globals['_RUNROUNDREQUEST']._serialized_start=356
+  _globals['_RUNROUNDREQUEST']._serialized_end=426
+  _globals['_ENDROUNDREQUEST']._serialized_start=428
+  _globals['_ENDROUNDREQUEST']._serialized_end=496
+  _globals['_ROUNDOUTCOME']._serialized_start=499
+  _globals['_ROUNDOUTCOME']._serialized_end=675
+  _globals['_ROUNDSTATUSREPLY']._serialized_start=678
+  _globals['_ROUNDSTATUSREPLY']._serialized_end=884
+  _globals['_OUTPUTCHUNK']._serialized_start=886
+  _globals['_OUTPUTCHUNK']._serialized_end=934
+  _globals['_PARTYCONTROL']._serialized_start=937
+  _globals['_PARTYCONTROL']._serialized_end=1390
 # @@protoc_insertion_point(module_scope)

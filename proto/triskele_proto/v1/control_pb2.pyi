@@ -43,6 +43,16 @@ class SealRoundRequest(_message.Message):
     submissions: _containers.RepeatedCompositeFieldContainer[Submission]
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ...) -> None: ...
 
+class RunRoundRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "attempt")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    attempt: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
 class EndRoundRequest(_message.Message):
     __slots__ = ("task_digest", "round", "state")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -70,16 +80,22 @@ class RoundOutcome(_message.Message):
     def __init__(self, output_digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., openings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RoundStatusReply(_message.Message):
-    __slots__ = ("state", "complete", "blame", "outcome")
+    __slots__ = ("state", "complete", "blame", "outcome", "attempt", "running", "setback")
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     BLAME_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SETBACK_FIELD_NUMBER: _ClassVar[int]
     state: str
     complete: _containers.RepeatedCompositeFieldContainer[Submission]
     blame: _types_pb2.Blame
     outcome: RoundOutcome
-    def __init__(self, state: _Optional[str] = ..., complete: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., outcome: _Optional[_Union[RoundOutcome, _Mapping]] = ...) -> None: ...
+    attempt: int
+    running: bool
+    setback: str
+    def __init__(self, state: _Optional[str] = ..., complete: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., outcome: _Optional[_Union[RoundOutcome, _Mapping]] = ..., attempt: _Optional[int] = ..., running: bool = ..., setback: _Optional[str] = ...) -> None: ...
 
 class OutputChunk(_message.Message):
     __slots__ = ("chunk",)

@@ -51,7 +51,7 @@ class PartyControlStub(object):
                 _registered_method=True)
         self.RunRound = channel.unary_unary(
                 '/triskele.v1.PartyControl/RunRound',
-                request_serializer=triskele__proto_dot_v1_dot_control__pb2.RoundRequest.SerializeToString,
+                request_serializer=triskele__proto_dot_v1_dot_control__pb2.RunRoundRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.FromString,
                 _registered_method=True)
         self.FetchOutput = channel.unary_stream(
@@ -89,7 +89,8 @@ class PartyControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RunRound(self, request, context):
-        """Starts the MPC phases; progress is seen in RoundStatus.
+        """Starts an attempt at the MPC phases, unless this or a later one has begun; an earlier one that still runs is given
+        up. Progress is seen in RoundStatus.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +129,7 @@ def add_PartyControlServicer_to_server(servicer, server):
             ),
             'RunRound': grpc.unary_unary_rpc_method_handler(
                     servicer.RunRound,
-                    request_deserializer=triskele__proto_dot_v1_dot_control__pb2.RoundRequest.FromString,
+                    request_deserializer=triskele__proto_dot_v1_dot_control__pb2.RunRoundRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.SerializeToString,
             ),
             'FetchOutput': grpc.unary_stream_rpc_method_handler(
@@ -248,7 +249,7 @@ class PartyControl(object):
             request,
             target,
             '/triskele.v1.PartyControl/RunRound',
-            triskele__proto_dot_v1_dot_control__pb2.RoundRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_control__pb2.RunRoundRequest.SerializeToString,
             triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.FromString,
             options,
             channel_credentials,

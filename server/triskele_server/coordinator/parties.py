@@ -22,6 +22,8 @@ PARTY_BROKE_PROTOCOL = "party_broke_protocol"  # a party's answer makes no sense
 NO_PROGRESS = "no_progress"  # no party's state changed for `Pace.stall_seconds`
 OUT_OF_STEP = "out_of_step"  # a party's round is in a state that it cannot be in now
 
+ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # parties kept falling silent in the middle of the computation
+
 Answer = PartyStatus | TriskeleError
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +34,7 @@ class Pace:
 
     poll_seconds: float = 0.05  # between two status calls while things move
     slowest_poll_seconds: float = 0.5  # while nothing moves
+    attempts: int = 5  # at one round's computation, when parties fall silent in the middle of it
     stall_seconds: float = 600.0  # without any party's state changing: the round fails
     pause_seconds: float = 1.0  # after a failed round, so that a standing fault does not burn the rounds in a moment
 
@@ -135,6 +138,23 @@ def outcomes_of(combined: Mapping[PartyIndex, PartyStatus]) -> list[Outcome]:
     if missing:
         raise RoundFailed(OUT_OF_STEP, names(missing), "reports COMBINED without an outcome")
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def next_attempt(heard: Iterable[PartyStatus], most: int) -> int | None:
+    """The number of the attempt that is due at all three parties; None while one runs or all are COMBINED.
+
+    It is due if somewhere the latest one neither runs nor came to its end. Raises RoundFailed after `most` attempts.
+    """
+    given = list(heard)
+    latest = max(s.attempt for s in given)
+    if all(s.state is RoundState.COMBINED or (s.running and s.attempt == latest) for s in given):
+        return None
+    if latest >= most:
+        setbacks = "; ".join(sorted({s.setback for s in given if s.setback})) or "a party was restarted"
+        raise RoundFailed(
+            ATTEMPTS_EXHAUSTED, "parties", f"{latest} attempts were lost, the last one because: {setbacks}"
+        )
+    return latest + 1
 
 
 def stall(silent: Iterable[PartyIndex], latest: Mapping[PartyIndex, PartyStatus], seconds: float) -> RoundFailed:

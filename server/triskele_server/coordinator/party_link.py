@@ -65,9 +65,10 @@ class PartyLink:
         )
         return await self._call(lambda s: s.SealRound(request, timeout=self._limits.rpc_seconds))
 
-    async def run(self, id_: RoundId) -> PartyStatus:
-        """Start the computation; the same answer when repeated."""
-        return await self._call(lambda s: s.RunRound(_round_request(id_), timeout=self._limits.rpc_seconds))
+    async def run(self, id_: RoundId, attempt: int) -> PartyStatus:
+        """Start an attempt at the computation; the same answer when repeated."""
+        request = control_pb2.RunRoundRequest(task_digest=id_.task, round=id_.number, attempt=attempt)
+        return await self._call(lambda s: s.RunRound(request, timeout=self._limits.rpc_seconds))
 
     async def end(self, id_: RoundId, state: RoundState) -> PartyStatus:
         """Tell that the round is over, so that the party deletes its shares."""
@@ -129,6 +130,9 @@ def _status(reply: control_pb2.RoundStatusReply) -> PartyStatus:
         ),
         Blame(reply.blame.reason, reply.blame.who, reply.blame.detail) if reply.HasField("blame") else None,
         _outcome(reply.outcome) if reply.HasField("outcome") else None,
+        reply.attempt,
+        reply.running,
+        reply.setback[:MAX_REASON],
     )
 
 

@@ -92,6 +92,9 @@ class PartyStatus:
     complete: tuple[Submission, ...] = ()
     blame: Blame | None = None
     outcome: Outcome | None = None
+    attempt: int = 0  # the latest that began there
+    running: bool = False
+    setback: str = ""  # why it was lost, if it was
 
     def __post_init__(self) -> None:
         if len({s.participant for s in self.complete}) != len(self.complete):

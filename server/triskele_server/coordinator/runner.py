@@ -24,6 +24,7 @@ from triskele_server.coordinator.parties import (
     Waiting,
     check_open,
     names,
+    next_attempt,
     outcomes_of,
     silent_parties,
     stall,
@@ -152,27 +153,18 @@ class TaskRunner:
             return await party.open_round(self._spec, id_.number)
 
     async def _compute(self, id_: RoundId) -> list[Outcome]:
-        """Seal and run at all parties and follow them to COMBINED; returns the outcomes of parties 0, 1, 2."""
+        """Seal at all parties, run attempts until all are COMBINED; returns the outcomes of parties 0, 1, 2."""
         sealed = self._store.round(id_).sealed
         latest: dict[PartyIndex, PartyStatus] = {}
-        started: set[PartyIndex] = set()
         waiting = Waiting(self._pace)
 
-        async def drive(party: PartyLink) -> PartyStatus:
+        async def sealed_status(party: PartyLink) -> PartyStatus:
             status = await party.status(id_)
-            if status.state is RoundState.OPEN:
-                return await party.seal(id_, sealed)
-            all_sealed = len(latest) == len(PARTIES) and all(s.state is not RoundState.OPEN for s in latest.values())
-            if status.state is RoundState.SEALED and all_sealed and party.index not in started:
-                status = await party.run(id_)
-                started.add(party.index)
-            return status
+            return await party.seal(id_, sealed) if status.state is RoundState.OPEN else status
 
         while True:
-            answers = await self._parties.ask(drive)
-            heard = statuses(answers)
-            silent = silent_parties(answers)
-            started -= silent  # it may have been restarted: if it is still SEALED then, it is told to run again
+            answers = await self._parties.ask(sealed_status)
+            heard, silent = statuses(answers), silent_parties(answers)
             if any(p not in latest or latest[p].state is not status.state for p, status in heard.items()):
                 waiting.moved()
             latest |= heard
@@ -182,6 +174,10 @@ class TaskRunner:
                     self._entered(id_, state)
                 if slowest is RoundState.COMBINED:
                     return outcomes_of(latest)
+            if len(heard) == len(PARTIES) and (attempt := next_attempt(heard.values(), self._pace.attempts)):
+                self._log.info("attempt", round=id_.number, attempt=attempt)
+                statuses(await self._parties.ask(lambda p: p.run(id_, attempt)))
+                waiting.moved()
             if waiting.stalled:
                 raise stall(silent, latest, self._pace.stall_seconds)
             await waiting.sleep()

@@ -42,6 +42,11 @@ class OpeningLedger:
         finally:
             self._held = False
 
+    def resume(self, openings: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+        """Take over what an earlier attempt at the same computation opened: it is not opened again."""
+        for name, shape in openings:
+            self.admit(name, shape)
+
     def admit(self, name: str, shape: tuple[int, ...]) -> None:
         """Record an opening; raises UndeclaredOpening unless `name` is declared, not yet opened and in order."""
         if self._held:

@@ -7,7 +7,7 @@ import queue
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from triskele.errors import PartyFault
+from triskele.errors import PartyFault, PeerLost
 from triskele.ids import PARTIES, PartyIndex
 
 
@@ -50,7 +50,7 @@ class Transport(ABC):
     def receive(self, peer: PartyIndex, label: str, size: int | None) -> bytes:
         """The next frame from `peer`, which must carry this label and `size` bytes (None: any size).
 
-        Raises PartyFault if it does not, if the peer is gone, or if nothing comes for the time-out.
+        Raises PartyFault if it does not, PeerLost if the peer is gone or nothing comes for the time-out.
         """
         frame = self._get(peer, label)
         expected = self._received[peer]
@@ -71,11 +71,11 @@ class Transport(ABC):
 
     @abstractmethod
     def _get(self, peer: PartyIndex, label: str) -> Frame:
-        """Wait for the next frame of `peer`; `label` is for the error text. Raises PartyFault."""
+        """Wait for the next frame of `peer`; `label` is for the error text. Raises PeerLost."""
 
     @abstractmethod
     def close(self) -> None:
-        """Stop; peers that still wait for a frame get a PartyFault."""
+        """Stop; peers that still wait for a frame get a PeerLost."""
 
 
 _Queues = dict[tuple[int, int], queue.SimpleQueue[Frame | None]]
@@ -98,9 +98,9 @@ class ThreadTransport(Transport):
         try:
             frame = self._queues[peer, self.party].get(timeout=self._seconds)
         except queue.Empty:
-            raise PartyFault(f"party {peer} sent nothing for {self._seconds:g} s; {label!r} was due", peer) from None
+            raise PeerLost(f"party {peer} sent nothing for {self._seconds:g} s; {label!r} was due", peer) from None
         if frame is None:
-            raise PartyFault(f"party {peer} has stopped; {label!r} was due", peer)
+            raise PeerLost(f"party {peer} has stopped; {label!r} was due", peer)
         return frame
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,12 +28,11 @@ def agree(session: Session, what: str, digest: bytes) -> None:
         )
 
 
-def toss_coin(session: Session, context: bytes) -> bytes:
-    """32 bytes that no party chose, by commit then reveal; `context` must already be agreed on.
+def toss_coin(session: Session, context: bytes, own: bytes) -> bytes:
+    """32 bytes that no party chose, by commit then reveal of `own`, 32 secret bytes; `context` is already agreed on.
 
     Raises PartyFault if a party reveals something else than it committed to.
     """
-    own = secrets.token_bytes(_DIGEST_BYTES)
 
     def committed(party: int, value: bytes) -> bytes:
         return hashlib.sha256(b"triskele/v1/coin" + context + bytes([party]) + value).digest()

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import structlog
 
-from triskele.errors import Conflict, InvalidTask, PartyFault, RoundFailed, WrongState
+from triskele.errors import Conflict, InvalidTask, PartyFault, PeerLost, RoundFailed, WrongState
 from triskele.ids import RoundNumber, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS
 from triskele.task import TaskSpec
 from triskele_server import metrics
 from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
+from triskele_server.party.checkpoint import coin_key
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
 from triskele_server.party.policy import check_task
@@ -28,7 +29,6 @@ from triskele_server.party.store import PartyStore
 from triskele_server.release.output_file import write_previous
 from triskele_server.round_state import RoundEvent, RoundState, has_ended
 
-PARTY_RESTARTED = "party_restarted"
 SHARES_LOST = "shares_lost"
 PARTY_FAULT = "party_fault"
 INTERNAL_ERROR = "internal_error"
@@ -39,8 +39,6 @@ _ENDINGS = {
     RoundState.FAILED: RoundEvent.FAIL,
     RoundState.EXPIRED: RoundEvent.EXPIRE,
 }
-_BEFORE_COMPUTATION = (RoundState.OPEN, RoundState.SEALED)
-
 _log = structlog.get_logger(__name__)
 
 
@@ -52,6 +50,9 @@ class RoundStatus:
     complete: tuple[Submission, ...]
     blame: Blame | None
     outcome: RoundOutcome | None
+    attempt: int
+    running: bool
+    setback: str  # why the last attempt was lost
     participants: dict[int, str]  # of the complete uploads, by slot
 
 
@@ -69,6 +70,8 @@ class RoundControl:
         self._who = f"party:{config.index}"
         self._running: dict[RoundKey, asyncio.Task[None]] = {}
         self._phases: dict[RoundKey, RoundState] = {}  # of running rounds; an attempt does not outlive the process
+        self._setbacks: dict[RoundKey, str] = {}
+        self._coin_key = coin_key(config.data)
 
     async def recover(self) -> None:
         """Make the store tell the truth after a restart. Call it once, before anything is served."""
@@ -94,6 +97,9 @@ class RoundControl:
             tuple(u.submission for u in uploads),
             record.blame,
             record.outcome,
+            record.attempt,
+            key in self._running and not has_ended(record.state),
+            self._setbacks.get(key, ""),
             {u.slot: u.participant for u in uploads if u.sealed},
         )
 
@@ -113,10 +119,12 @@ class RoundControl:
         await asyncio.to_thread(self._intake.close_round, key)
         return await self.status(key)
 
-    async def run(self, key: RoundKey) -> RoundStatus:
-        """Start the computation of a sealed round; while it runs or when it has, only its status is told."""
-        attempt = await asyncio.to_thread(self._store.start_attempt, key)
-        if attempt is not None:
+    async def run(self, key: RoundKey, attempt: int) -> RoundStatus:
+        """Start an attempt at a sealed round, giving up an earlier one; of an old number only the status is told."""
+        if attempt < 1:
+            raise InvalidTask("run: attempts are numbered from 1")
+        if await asyncio.to_thread(self._store.start_attempt, key, attempt):
+            await self._give_up(key)
             job = await asyncio.to_thread(self._job, key, attempt)
             self._running[key] = asyncio.create_task(self._compute(key, job))
         return await self.status(key)
@@ -138,10 +146,8 @@ class RoundControl:
         else:
             await asyncio.to_thread(self._keep_aggregate, key)
         await self._end(key, _ENDINGS[state], blame)
-        running = self._running.pop(key, None)
-        if running is not None:
-            running.cancel()
-            await asyncio.wait([running])
+        await self._give_up(key)
+        self._setbacks.pop(key, None)
         await asyncio.to_thread(self._files.delete, key)  # again: a computation may have written while it was stopped
         return await self.status(key)
 
@@ -153,6 +159,12 @@ class RoundControl:
         if running:
             await asyncio.wait(running)
         await asyncio.to_thread(self._intake.close)
+
+    async def _give_up(self, key: RoundKey) -> None:
+        running = self._running.pop(key, None)
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running])
 
     async def _compute(self, key: RoundKey, job: RoundJob) -> None:
         def on_phase(state: RoundState) -> None:
@@ -167,6 +179,9 @@ class RoundControl:
                 outcome = await self._runner.run(job, on_phase)
                 await asyncio.to_thread(self._check_output, job, outcome)
                 await asyncio.to_thread(self._store.combined, key, outcome)
+            except PeerLost as error:  # the coordinator sees that nothing runs here and begins another attempt
+                self._setbacks[key] = str(error)
+                _log.warning("attempt_lost", round=job.round, task=key.task.hex()[:16], attempt=job.attempt)
             except RoundFailed as error:
                 await self._end(key, RoundEvent.FAIL, Blame(error.reason, error.who, error.detail))
             except PartyFault as error:
@@ -177,8 +192,9 @@ class RoundControl:
                 _log.error("round_internal_error", reference=reference, **describe(error))
                 await self._end(key, RoundEvent.FAIL, Blame(INTERNAL_ERROR, self._who, f"reference {reference}"))
             finally:
-                self._phases.pop(key, None)
-                self._running.pop(key, None)
+                if self._running.get(key) is asyncio.current_task():
+                    del self._running[key]
+                    self._phases.pop(key, None)
 
     async def _end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> None:
         """The state first, then the streams, then the files: a crash in between is finished by `recover`."""
@@ -200,7 +216,8 @@ class RoundControl:
         submissions = tuple(self._held(key, u) for u in self._store.uploads(key) if u.sealed)
         previous = self._files.previous(key.task)
         used = previous if _starts_from_previous(record) and previous.exists() else None
-        return RoundJob(record.canonical, key.number, attempt, submissions, self._files.output(key), used)
+        output = self._files.output(key)
+        return RoundJob(record.canonical, key.number, attempt, submissions, output, self._coin_key, used)
 
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
         def share(index: ShareIndex) -> HeldShare:
@@ -238,8 +255,6 @@ class RoundControl:
         """What the restart cost this round; incomplete and damaged uploads of an open one are put right."""
         if record.state is RoundState.COMBINED:
             return None
-        if record.state not in _BEFORE_COMPUTATION or record.attempt:
-            return Blame(PARTY_RESTARTED, self._who, "the party was restarted while it computed the round")
         for upload in self._store.uploads(record.key):
             held = self._held(record.key, upload)
             seeds_there = all(size_of(s.path) == 16 for s in held.shares if s.seed)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot
 from triskele.manifest import ManifestDigest
 from triskele_server.round_state import RoundState
+
+PEER_LOST = "peer_lost"  # the reason of an attempt that ended because a party fell silent
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RoundJob:
     attempt: int
     submissions: tuple[HeldSubmission, ...]  # by slot
     output: Path  # where the worker writes the aggregate's words
+    coin_key: bytes = field(repr=False)  # secret: this party's parts of coins derive from it
     previous: Path | None = None  # the task's last released aggregate, for a rule that starts from it
 
 
@@ -63,6 +66,13 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Abandon:
+    """The parent has given a job up."""
+
+    job: int
+
+
+@dataclass(frozen=True)
 class Reached:
     """A job has come to a phase."""
 
@@ -80,8 +90,11 @@ class Ended:
 
 
 class RoundRunner(Protocol):
-    """Whoever runs the computation of a round: the worker process, or a test's stand-in."""
+    """Whoever runs the computation of a round: the worker process, or a test's stand-in. It stops when cancelled."""
 
     async def run(self, job: RoundJob, on_phase: Callable[[RoundState], None]) -> RoundOutcome:
-        """Run to the end, telling each phase reached; raises RoundFailed or PartyFault."""
+        """Run to the end, telling each phase reached.
+
+        Raises RoundFailed or PartyFault; PeerLost if another attempt may succeed.
+        """
         ...

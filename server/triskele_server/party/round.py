@@ -7,9 +7,10 @@ between them is the shares they hold.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ import torch
 from triskele.encoding import Words
 from triskele.errors import RoundFailed
 from triskele.ids import ParticipantId, RoundNumber, Slot
+from triskele.keystream import derive
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
 from triskele_server.linear.combine import combine_public, combine_secret
@@ -29,6 +31,7 @@ from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.mpc.transport import Transport
 from triskele_server.party.agreement import agree, compare_shares, toss_coin
+from triskele_server.party.checkpoint import Checkpoints, Decision, MemoryCheckpoints, resumed, same_coin, settle
 from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
 from triskele_server.party.rows import Rows, lay_out
@@ -57,15 +60,26 @@ class RoundInput:
     attempt: int
     submissions: Sequence[SealedSubmission]
     previous: Words | None = None
+    coin_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    checkpoints: Checkpoints = field(default_factory=MemoryCheckpoints, repr=False)
+
+    @property
+    def round_context(self) -> bytes:
+        """Task and round: bound into the coin."""
+        return self.spec.digest + self.round.to_bytes(8, "big")
 
     @property
     def context(self) -> bytes:
-        """Task, round and attempt: bound into the pairwise keys and the coin."""
-        return self.spec.digest + self.round.to_bytes(8, "big") + self.attempt.to_bytes(4, "big")
+        """Task, round and attempt: bound into the pairwise keys."""
+        return self.round_context + self.attempt.to_bytes(4, "big")
+
+    def coin_part(self) -> bytes:
+        """This party's part of the coin: secret until it is revealed, and the same in every attempt at this set."""
+        return derive(self.coin_key, b"triskele/v1/coin-part" + self.set_digest(), 32)
 
     def set_digest(self) -> bytes:
         """SHA-256 of the input set."""
-        digest = hashlib.sha256(b"triskele/v1/input-set" + self.context)
+        digest = hashlib.sha256(b"triskele/v1/input-set" + self.round_context)
         for s in self.submissions:
             name = s.participant.encode()
             digest.update(s.slot.to_bytes(4, "big") + len(name).to_bytes(2, "big") + name + s.manifest)
@@ -103,38 +117,40 @@ def run_round(
 
     # 3. Seal: the same input set everywhere, large enough, before anything is computed.
     pipeline = Pipeline.of(spec)
-    agree(session, "input set", given.set_digest())
-    agree(session, "rules", pipeline.source_digest())
-    agree(session, "previous aggregate", given.previous_digest())
+    _agree_on_input(session, given, pipeline)
     _check_minimum(spec, len(slots), "sealed")
     on_step("seal")
 
-    # 4. Coin: tossed after sealing, so that no participant can adapt to it.
-    coin = toss_coin(session, given.context)
+    # 4. Coin: tossed after sealing, so that no participant can adapt to it; the same in every attempt at this set.
+    coin = toss_coin(session, given.round_context, given.coin_part())
+    same_coin(given.checkpoints, coin, session.party)
     on_step("coin")
 
-    # 5. Sketch: local and linear. Both holders of a share must get the same.
-    sketch = Sketch(coin, spec.dimension, CHECK_BUCKETS if _exact(spec, len(slots)) else GRAM_BUCKETS)
-    first = sketch.apply([s.shares.first for s in given.submissions], executor)
-    second = sketch.apply([s.shares.second for s in given.submissions], executor)
-    weights = _weight_shares(given) if spec.weighted else None
-    mine = (first, second) if weights is None else _beside(first, second, weights)
-    compare_shares(session, "sketch", slots, *mine)
-    on_step("sketch")
+    # What an earlier attempt decided is not decided anew: the aggregate is opened for one decision only.
+    decision = resumed(session, given.checkpoints)
+    if decision is None:
+        # 5. Sketch: local and linear. Both holders of a share must get the same.
+        sketch = Sketch(coin, spec.dimension, CHECK_BUCKETS if _exact(spec, len(slots)) else GRAM_BUCKETS)
+        first = sketch.apply([s.shares.first for s in given.submissions], executor)
+        second = sketch.apply([s.shares.second for s in given.submissions], executor)
+        weights = _weight_shares(given) if spec.weighted else None
+        mine = (first, second) if weights is None else _beside(first, second, weights)
+        compare_shares(session, "sketch", slots, *mine)
+        on_step("sketch")
 
-    # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
-    folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
-    valid = np.flatnonzero(check(session, sketch, folded, weights, spec.max_weight)).tolist()
-    _check_minimum(spec, len(valid), "valid")
+        # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
+        folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
+        valid = tuple(np.flatnonzero(check(session, sketch, folded, weights, spec.max_weight)).tolist())
+        _check_minimum(spec, len(valid), "valid")
+    else:
+        valid = decision.valid
+        session.ledger.resume(decision.opened)
     on_step("check")
 
     # 7. Gram: local products, exact or of the sketches; only n^2 words travel. More rows than the rule may see are
     # averaged in buckets before, which is linear too.
     named = [(s.participant, s.shares) for s in given.submissions]
     rows, pipeline = lay_out(spec, pipeline, valid, named, coin=coin, previous=given.previous, party=session.party)
-    examples = None
-    if weights is not None:
-        examples = ReplicatedTensor(_taken(weights, list(rows.participants)), session)
 
     def gram() -> ReplicatedTensor:
         part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
@@ -142,25 +158,38 @@ def run_round(
         on_step("gram")
         return shared
 
-    # 8. Filter: the rule, the cohort check, the decisions. A coordinate-wise rule gives the aggregate's shares at once.
-    # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared.
-    taken = [int(slots[i]) for i in rows.participants]
     if pipeline.last.rule.kind == "coordinate_wise":
+        # 8 and 9 for a rule that gives the aggregate's shares at once. Nothing in it is rounded: every attempt gets
+        # the same aggregate, and no decision is kept.
         shares, total = run_coordinate_wise(session, spec, pipeline, rows=rows, gram=gram)
         on_step("filter")
         words, bits = session.open(shares, "aggregate").numpy(), 0
-        carried = tuple(range(len(taken))) if spec.decisions == "public" else None
+        accepted = tuple(range(len(rows.participants))) if spec.decisions == "public" else None
     else:
-        coefficients = run_filter(session, spec, pipeline, public=rows.mixing, gram=gram, examples=examples)
+        # 8. Filter: the rule, the cohort check, the decisions; then all three parties write the decision down.
+        if decision is None:
+            examples = None if weights is None else ReplicatedTensor(_taken(weights, rows.participants), session)
+            coefficients = run_filter(session, spec, pipeline, public=rows.mixing, gram=gram, examples=examples)
+            decision = _decision(given.attempt, valid, coefficients, session.ledger)
+            settle(session, given.checkpoints, decision)
         on_step("filter")
-        words = _combined(session, rows, coefficients, spec.dimension, executor)
-        total, bits, carried = coefficients.weight_total, coefficients.fraction_bits, coefficients.accepted
+
+        # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared.
+        words = _combined(session, rows, decision, spec.dimension, executor)
+        total, bits, accepted = decision.weight_total, decision.fraction_bits, decision.accepted
     on_step("combine")
 
     # 10. Release: the words are the same at all three parties; the coordinator compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
-    accepted = None if carried is None else tuple(Slot(taken[i]) for i in carried)
-    return RoundOutput(words, total, bits, refused, accepted, session.ledger)
+    kept = None if accepted is None else tuple(slots[rows.participants[i]] for i in accepted)
+    return RoundOutput(words, total, bits, refused, kept, session.ledger)
+
+
+def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> None:
+    """Raise PartyFault unless all three parties hold the same input, and would run the same code on it."""
+    agree(session, "input set", hashlib.sha256(given.set_digest() + given.context).digest())
+    agree(session, "rules", pipeline.source_digest())
+    agree(session, "previous aggregate", given.previous_digest())
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:
@@ -182,23 +211,39 @@ def _beside(first: Words, second: Words, weights: Shares) -> tuple[Words, Words]
     return np.column_stack([first, weights.first.numpy()]), np.column_stack([second, weights.second.numpy()])
 
 
-def _taken(x: Shares, rows: list[int]) -> Shares:
-    return Shares(x.first[rows], x.second[rows])
+def _taken(x: Shares, rows: Sequence[int]) -> Shares:
+    return Shares(x.first[list(rows)], x.second[list(rows)])
 
 
-def _combined(session: Session, rows: Rows, given: Coefficients, dimension: int, executor: Executor | None) -> Words:
-    """Open y = sum w_i x_i: by shares that two parties each computed, or, with secret weights, by additive parts."""
-    shares = [rows.shares[i] for i in given.rows]
-    if isinstance(given.weights, torch.Tensor):
-        weights = [int(w) for w in given.weights]
-        first = combine_public([s.first for s in shares], weights, dimension, executor)
-        second = combine_public([s.second for s in shares], weights, dimension, executor)
-        return session.open(Shares(torch.from_numpy(first), torch.from_numpy(second)), "aggregate").numpy()
-    factors = (
-        given.weights if given.reference is None else given.weights.cat([given.weights, given.reference.reshape(1)])
+def _decision(attempt: int, valid: tuple[int, ...], given: Coefficients, ledger: OpeningLedger) -> Decision:
+    def pairs(secret: ReplicatedTensor) -> tuple[tuple[int, int], ...]:
+        return tuple(zip(secret.shares.first.tolist(), secret.shares.second.tolist(), strict=True))
+
+    weights = given.weights
+    return Decision(
+        attempt,
+        valid,
+        given.rows,
+        isinstance(weights, torch.Tensor),
+        tuple((int(w), 0) for w in weights) if isinstance(weights, torch.Tensor) else pairs(weights),
+        None if given.reference is None else pairs(given.reference.reshape(1))[0],
+        given.weight_total,
+        given.fraction_bits,
+        given.accepted,
+        tuple((o.name, o.shape) for o in ledger.openings),
     )
+
+
+def _combined(session: Session, rows: Rows, given: Decision, dimension: int, executor: Executor | None) -> Words:
+    """Open y = sum w_i x_i: by shares that two parties each computed, or, with secret weights, by additive parts."""
+    shares, weights = [rows.shares[i] for i in given.rows], list(given.weights)
+    if given.public:
+        factors = [w for w, _ in weights]
+        first = combine_public([s.first for s in shares], factors, dimension, executor)
+        second = combine_public([s.second for s in shares], factors, dimension, executor)
+        return session.open(Shares(torch.from_numpy(first), torch.from_numpy(second)), "aggregate").numpy()
     if given.reference is not None and rows.reference is not None:
         shares.append(rows.reference)
-    pairs = list(zip(factors.shares.first.tolist(), factors.shares.second.tolist(), strict=True))
-    part = combine_secret(shares, pairs, dimension, executor)
+        weights.append(given.reference)
+    part = combine_secret(shares, weights, dimension, executor)
     return session.open_sum(torch.from_numpy(part), "aggregate").numpy()

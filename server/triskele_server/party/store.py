@@ -36,6 +36,8 @@ from triskele_server.party.records import (
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
 
+MAX_ATTEMPTS = 16  # at one round; the coordinator gives up much sooner
+
 
 class PartyStore:
     """The party's SQLite file. Safe for threads; a second process on the same folder is refused."""
@@ -179,21 +181,28 @@ class PartyStore:
                 transaction.execute(uploads.update().where(*where).values(sealed=True))
             return _move(transaction, record, RoundEvent.SEAL)
 
-    def start_attempt(self, key: RoundKey) -> int | None:
-        """Number of the attempt that begins now, None if one began before. Raises WrongState before SEALED."""
+    def start_attempt(self, key: RoundKey, attempt: int) -> bool:
+        """Whether the attempt is new and begins now: their numbers only grow. Raises WrongState unless SEALED.
+
+        A COMBINED round takes part again if another party lost the aggregate that it had not stored yet.
+        """
         with self._transaction() as transaction:
             record = _round(transaction, key)
             if record.state is RoundState.OPEN:
                 raise WrongState(f"{key} is OPEN: seal it before it runs")
-            if record.state is not RoundState.SEALED or record.attempt:
-                return None
-            transaction.execute(rounds.update().where(*_round_is(key)).values(attempt=1))
-            return 1
+            if has_ended(record.state) or attempt <= record.attempt:
+                return False
+            if attempt > MAX_ATTEMPTS:
+                raise WrongState(f"{key}: attempt {attempt} is above this party's limit of {MAX_ATTEMPTS}")
+            transaction.execute(rounds.update().where(*_round_is(key)).values(attempt=attempt))
+            return True
 
     def combined(self, key: RoundKey, outcome: RoundOutcome) -> RoundRecord:
         """Record the outcome of the computation; the output file has been synced before."""
         with self._transaction() as transaction:
             record = _round(transaction, key)
+            if record.outcome is not None and record.outcome.output_digest != outcome.output_digest:
+                raise Conflict(f"{key}: another attempt gave another aggregate; only the first one counts")
             for event in steps(record.state, RoundState.COMBINED):
                 record = _move(transaction, record, event, outcome=outcome_json(outcome))
             return record

@@ -18,9 +18,9 @@ from multiprocessing.context import SpawnProcess
 
 import structlog
 
-from triskele.errors import ConfigurationError, RoundFailed
+from triskele.errors import ConfigurationError, PeerLost, RoundFailed
 from triskele_server.config import PartyConfig
-from triskele_server.party.job import Ended, Reached, RoundJob, RoundOutcome, Started
+from triskele_server.party.job import PEER_LOST, Abandon, Ended, Reached, RoundJob, RoundOutcome, Started
 from triskele_server.round_state import RoundState
 
 START_SECONDS = 60.0  # importing torch on a busy machine
@@ -66,9 +66,9 @@ class MpcWorker:
             raise ConfigurationError(started.error)
 
     async def run(self, job: RoundJob, on_phase: Callable[[RoundState], None]) -> RoundOutcome:
-        """Compute a round; raises RoundFailed saying why and whose doing it was."""
+        """Compute a round; raises RoundFailed saying why and whose doing it was, PeerLost if an attempt was lost."""
         if self._pipe is None or self._started is None or not self._started.done():
-            raise RoundFailed("worker_died", f"party:{self.config.index}", "the worker process is starting again")
+            raise PeerLost("the computing process of this party is starting again", self.config.index)
         self._jobs += 1
         number = self._jobs
         pending = self._pending[number] = _Pending(on_phase, asyncio.get_running_loop().create_future())
@@ -76,6 +76,10 @@ class MpcWorker:
             with contextlib.suppress(OSError):  # the child has just died; the listener fails the job
                 self._pipe.send((number, job))
             return await pending.ended
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                self._pipe.send(Abandon(number))
+            raise
         finally:
             del self._pending[number]
 
@@ -113,14 +117,14 @@ class MpcWorker:
         elif message.outcome is not None:
             pending.ended.set_result(message.outcome)
         else:
-            pending.ended.set_exception(RoundFailed(*message.failure))
+            lost = message.failure[0] == PEER_LOST
+            pending.ended.set_exception(PeerLost(message.failure[2]) if lost else RoundFailed(*message.failure))
 
     def _died(self) -> None:
         for pending in self._pending.values():
             if not pending.ended.done():
-                pending.ended.set_exception(
-                    RoundFailed("worker_died", f"party:{self.config.index}", "the computing process ended unexpectedly")
-                )
+                lost = PeerLost("the computing process of this party ended unexpectedly", self.config.index)
+                pending.ended.set_exception(lost)
         if self._started is not None and not self._started.done():
             self._started.set_result(Started("the computing process ended before it served; see its log"))
         elif not self._stopping:

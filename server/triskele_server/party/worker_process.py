@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 import torch
 
-from triskele.errors import ConfigurationError, PartyFault, RoundFailed
+from triskele.errors import ConfigurationError, PartyFault, PeerLost, RoundFailed
 from triskele.ids import PartyIndex, held_shares
 from triskele.sharing import Seed, ShareContext
 from triskele.task import TaskSpec
@@ -24,11 +24,21 @@ from triskele_proto.v1 import peer_pb2_grpc
 from triskele_server import logs
 from triskele_server.config import PartyConfig
 from triskele_server.linear.shares import SeedShare, SharePair, WordShare
-from triskele_server.party.job import Ended, HeldSubmission, Reached, RoundJob, RoundOutcome, Started
+from triskele_server.party.checkpoint import FileCheckpoints
+from triskele_server.party.job import (
+    PEER_LOST,
+    Abandon,
+    Ended,
+    HeldSubmission,
+    Reached,
+    RoundJob,
+    RoundOutcome,
+    Started,
+)
 from triskele_server.party.round import RoundInput, SealedSubmission, run_round
 from triskele_server.release.output_file import write_output
 from triskele_server.round_state import RoundState
-from triskele_server.rpc.peer import PeerHub
+from triskele_server.rpc.peer import GrpcTransport, PeerHub
 from triskele_server.rpc.server import bind, build_server
 
 BIND_SECONDS = 10.0  # a worker of a party that was just killed may hold the port for a moment
@@ -48,7 +58,10 @@ def main(config: PartyConfig, pipe: Connection) -> None:
     threading.Thread(target=lambda: asyncio.run(child.serve()), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while (request := pipe.recv()) is not None:
-            threading.Thread(target=child.run, args=request, daemon=True).start()
+            if isinstance(request, Abandon):
+                child.abandon(request.job)
+            else:
+                threading.Thread(target=child.run, args=request, daemon=True).start()
     os._exit(0)  # threads in the middle of a computation are not waited for: the parent has given the round up
 
 
@@ -59,6 +72,7 @@ class WorkerProcess:
         self._config = config
         self._pipe = pipe
         self._sending = threading.Lock()
+        self._transports: dict[int, GrpcTransport] = {}
 
     def _tell(self, message: Started | Reached | Ended) -> None:
         with self._sending, contextlib.suppress(OSError):  # the parent is gone: the main thread ends this process
@@ -98,6 +112,8 @@ class WorkerProcess:
             outcome = self._compute(number, job)
         except RoundFailed as error:
             self._tell(Ended(number, None, (error.reason, error.who, error.detail)))
+        except PeerLost as error:
+            self._tell(Ended(number, None, (PEER_LOST, f"party:{self._config.index}", str(error))))
         except PartyFault as error:
             who = f"party:{error.party}" if error.party is not None else "parties"
             self._tell(Ended(number, None, ("party_fault", who, str(error))))
@@ -107,13 +123,21 @@ class WorkerProcess:
         else:
             self._tell(Ended(number, outcome))
 
+    def abandon(self, number: int) -> None:
+        """Make a job end that the parent has given up."""
+        transport = self._transports.get(number)
+        if transport is not None:
+            transport.abandon()
+
     def _compute(self, number: int, job: RoundJob) -> RoundOutcome:
         spec = TaskSpec.from_canonical(job.task)
         submissions = [_mapped(spec, self._config.index, job, s) for s in job.submissions]
         previous = None if job.previous is None else np.fromfile(job.previous, "<i8")
-        given = RoundInput(spec, job.round, job.attempt, submissions, previous)
+        checkpoints = FileCheckpoints(job.output.parent)
+        given = RoundInput(spec, job.round, job.attempt, submissions, previous, job.coin_key, checkpoints)
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
         transport = asyncio.run_coroutine_threadsafe(self._hub.join(session), self._hub.loop).result()
+        self._transports[number] = transport
 
         def on_step(step: str) -> None:
             _log.info("step", step=step, rounds=transport.traffic.rounds, bytes_sent=transport.traffic.bytes_sent)
@@ -123,6 +147,7 @@ class WorkerProcess:
         try:
             output = run_round(given, transport, on_step)
         finally:
+            del self._transports[number]
             transport.close()
         digest = write_output(job.output, output.words)
         self._tell(Reached(number, RoundState.COMBINED))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
-from triskele.errors import Forbidden, PartyFault, WrongState
+from triskele.errors import Forbidden, PartyFault, PeerLost, WrongState
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS
 from triskele.sharing import WORD_BYTES
@@ -184,10 +184,15 @@ class GrpcTransport(Transport):
         try:
             frame = self._links[peer].incoming.get(timeout=FRAME_SECONDS)
         except queue.Empty:
-            raise PartyFault(f"party {peer} sent nothing for {FRAME_SECONDS:g} s; {label!r} was due", peer) from None
+            raise PeerLost(f"party {peer} sent nothing for {FRAME_SECONDS:g} s; {label!r} was due", peer) from None
         if frame is None:
-            raise PartyFault(f"the stream with party {peer} ended; {label!r} was due", peer)
+            raise PeerLost(f"the stream with party {peer} ended; {label!r} was due", peer)
         return frame
+
+    def abandon(self) -> None:
+        """End a computation that waits for a frame, from any thread: it gets a PeerLost."""
+        for link in self._links.values():
+            link.incoming.put(None)
 
     def close(self) -> None:
         """Leave the session; what was sent is still delivered."""

@@ -55,6 +55,8 @@ class FakeRound:
     complete: list[Submission] = field(default_factory=list)
     sealed: list[Submission] = field(default_factory=list)
     running: bool = False
+    attempt: int = 0
+    setback: str = ""
     ended_as: str = ""
 
 
@@ -70,6 +72,7 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
     blame: types_pb2.Blame | None = None  # report FAILED with this once running
     policy_refuses: bool = False
     stuck_in: RoundState | None = None
+    loses_attempts: str = ""  # the setback that ends each attempt
     rounds: dict[int, FakeRound] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)  # set by every call
@@ -88,6 +91,8 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
         if round_.running and round_.state not in (RoundState.COMBINED, self.stuck_in):
             if self.blame is not None:
                 round_.state = RoundState.FAILED
+            elif self.loses_attempts:
+                round_.running, round_.setback = False, self.loses_attempts
             elif round_.state is not RoundState.FAILED:
                 round_.state = advance(round_.state, steps(round_.state, RoundState.COMBINED)[0])
         return self._reply(request.round)
@@ -107,7 +112,8 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
         round_ = self._round(request.round)
         if round_.state is RoundState.OPEN:
             raise WrongState("seal it first")
-        round_.running = True
+        if request.attempt > round_.attempt:
+            round_.attempt, round_.running = request.attempt, True
         return self._reply(request.round)
 
     async def FetchOutput(self, request, context):  # noqa: N802
@@ -141,6 +147,9 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
         round_ = self.rounds[number]
         reply = control_pb2.RoundStatusReply(
             state=round_.state,
+            attempt=round_.attempt,
+            running=round_.running and round_.state is not RoundState.COMBINED,
+            setback=round_.setback,
             complete=[
                 control_pb2.Submission(slot=s.slot, participant=s.participant, manifest_digest=s.manifest)
                 for s in round_.complete

@@ -309,7 +309,7 @@ def test_party_that_lost_the_round_gets_it_opened_again(play: Play) -> None:
     play(scenario)
 
 
-def test_party_restarted_before_it_computed_is_told_to_run_again(play: Play) -> None:
+def test_party_restarted_while_it_computed_makes_another_attempt_of_all_three(play: Play) -> None:
     async def scenario(it: Federation) -> None:
         it.parties[1].stuck_in = RoundState.SEALED
         async with it.running(terms=without_grace()):
@@ -320,7 +320,24 @@ def test_party_restarted_before_it_computed_is_told_to_run_again(play: Play) -> 
             await it.polled(party=0)
             await it.start(1)
             await it.until_state(RoundState.RELEASED)
-        assert [party.calls.count("run") for party in it.parties] == [1, 2, 1]
+        assert [party.calls.count("run") for party in it.parties] == [2, 2, 2]
+        assert {party.rounds[1].attempt for party in it.parties} == {2}
+
+    play(scenario)
+
+
+def test_attempts_are_bounded_and_the_setback_is_named(play: Play) -> None:
+    async def scenario(it: Federation) -> None:
+        async with it.running(terms=without_grace(), pace=replace(PACE, attempts=3)):
+            it.parties[2].stuck_in = RoundState.CHECKED
+            it.parties[2].loses_attempts = "the stream with party 0 ended"
+            await it.take_part("alice", "bob")
+            record = await it.until_state(RoundState.FAILED)
+        assert record.blame is not None
+        assert (record.blame.reason, record.blame.who) == ("attempts_exhausted", "parties")
+        assert "3 attempts" in record.blame.detail
+        assert "the stream with party 0 ended" in record.blame.detail
+        assert it.parties[0].calls.count("run") == 3
 
     play(scenario)
 

@@ -221,8 +221,8 @@ class Party:
         request = control_pb2.SealRoundRequest(task_digest=spec.digest, round=number, submissions=listed)
         return await self.control.SealRound(request, timeout=20)
 
-    async def run(self, spec: TaskSpec, number: int = 1) -> control_pb2.RoundStatusReply:
-        request = control_pb2.RoundRequest(task_digest=spec.digest, round=number)
+    async def run(self, spec: TaskSpec, number: int = 1, attempt: int = 1) -> control_pb2.RoundStatusReply:
+        request = control_pb2.RunRoundRequest(task_digest=spec.digest, round=number, attempt=attempt)
         return await self.control.RunRound(request, timeout=20)
 
     async def end(self, spec: TaskSpec, state: str, number: int = 1) -> control_pb2.RoundStatusReply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_three_different_digests_name_nobody():
 
 
 def test_the_coin_is_common_and_new_every_time():
-    ran = in_sessions(lambda s: [toss_coin(s, CONTEXT) for _ in range(2)])
+    ran = in_sessions(lambda s: [toss_coin(s, CONTEXT, secrets.token_bytes(32)) for _ in range(2)])
     assert ran.results[0] == ran.results[1] == ran.results[2]
     assert len(set(ran.results[0])) == 2
     assert all(len(coin) == 32 for coin in ran.results[0])
@@ -44,9 +45,9 @@ def test_the_coin_is_common_and_new_every_time():
 def test_every_party_moves_the_coin():
     """Two parties that reveal the same still cannot fix it."""
     transports = watched_transports()
-    coins = {in_sessions(lambda s: toss_coin(s, CONTEXT)).results[0] for _ in range(5)}
+    coins = {in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32))).results[0] for _ in range(5)}
     assert len(coins) == 5
-    ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    ran = in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32)), transports=transports)
     revealed = [{sender: p for sender, label, p in t.received if label == "coin/reveal"} for t in transports]
     values = {**revealed[0], **revealed[1]}
     expected = hashlib.sha256(b"triskele/v1/coin" + CONTEXT + b"".join(values[p] for p in PARTIES)).digest()
@@ -57,7 +58,7 @@ def test_every_party_moves_the_coin():
 def test_a_coin_other_than_committed_to_names_the_liar(liar):
     transports = watched_transports()
     transports[liar].change = lambda _, f: replace(f, payload=bytes(32)) if f.label == "coin/reveal" else f
-    ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    ran = in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32)), transports=transports)
     for party in PARTIES:
         if party != liar:
             assert isinstance(ran.errors[party], PartyFault)
@@ -67,7 +68,7 @@ def test_a_coin_other_than_committed_to_names_the_liar(liar):
 
 def test_no_coin_is_revealed_before_both_commitments_are_there():
     transports = watched_transports()
-    in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32)), transports=transports)
     for transport in transports:
         labels = [label for _, label, _ in transport.received if label.startswith("coin/")]
         assert labels == ["coin/commit"] * 2 + ["coin/reveal"] * 2
@@ -99,7 +100,7 @@ def test_a_commitment_cannot_be_copied_from_another_party():
         put(peer, frame)
 
     transports[1]._put = after_party_0
-    ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    ran = in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32)), transports=transports)
     assert ran.errors[2].party == 1
     assert "another coin" in str(ran.errors[2])
 
@@ -151,6 +152,6 @@ def test_a_party_that_reveals_different_coins_to_its_peers_is_noticed_at_once():
         return replace(frame, payload=other) if frame.label == "coin/reveal" else frame
 
     transports[0].change = two_faced
-    ran = in_sessions(lambda s: toss_coin(s, CONTEXT), transports=transports)
+    ran = in_sessions(lambda s: toss_coin(s, CONTEXT, secrets.token_bytes(32)), transports=transports)
     assert all(isinstance(error, PartyFault) for error in ran.errors.values())
     assert set(ran.errors) == set(PARTIES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import structlog
 
-from triskele.errors import PartyFault, RoundFailed
+from triskele.errors import PartyFault, PeerLost, RoundFailed
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2
 from triskele_server.config import PolicyTable
@@ -181,9 +181,9 @@ def test_task_outside_the_partys_policy_is_refused_with_the_reason(start_party, 
 
 def test_rule_that_does_not_exist_is_refused_even_if_the_policy_names_it(start_party, spec, refused):
     async def scenario():
-        async with start_party(policy=PolicyTable(rules=("mean", "best-of-all"))) as party:
+        async with start_party(policy=PolicyTable(rules=("flame", "best-of-all"))) as party:
             async with refused(INVALID, "best-of-all"):
-                await party.open(dataclasses.replace(spec, rule="best-of-all"))
+                await party.open(dataclasses.replace(spec, rule=("best-of-all",)))
             assert (await party.open(spec)).state == "OPEN"
 
     asyncio.run(scenario())
@@ -193,9 +193,10 @@ def test_other_coordinator_of_the_federation_cannot_drive_the_party(start_party,
     async def scenario():
         async with start_party(coordinator="second") as party:  # the test's certificate is of coordinator "main"
             request = control_pb2.RoundRequest(task_digest=spec.digest, round=1)
-            for call in (party.control.RoundStatus, party.control.RunRound):
-                async with refused(FORBIDDEN, "'main'"):
-                    await call(request, timeout=20)
+            async with refused(FORBIDDEN, "'main'"):
+                await party.control.RoundStatus(request, timeout=20)
+            async with refused(FORBIDDEN, "'main'"):
+                await party.run(spec)
             async with refused(FORBIDDEN):
                 await party.open(spec)
             async with refused(FORBIDDEN):
@@ -440,23 +441,77 @@ def test_round_survives_a_restart_and_goes_on(start_party, spec, submission, sta
     assert ended == "RELEASED"
 
 
-def test_round_whose_computation_was_interrupted_by_a_restart_has_failed(start_party, spec, submission):
+def test_round_whose_computation_was_interrupted_by_a_restart_goes_on_in_the_next_attempt(
+    start_party, spec, submission
+):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            running = await party.run(spec)
+            await party.runner.started.wait()
+        async with start_party() as party:
+            status = await party.round_status(spec)
+            same_again = await party.run(spec, attempt=1)
+            assert party.runner.jobs == []
+            await party.run(spec, attempt=2)
+            await party.until(spec, "COMBINED")
+            return running, status, same_again, party.runner.jobs
+
+    running, status, same_again, jobs = asyncio.run(scenario())
+    assert (running.attempt, running.running) == (1, True)
+    assert (status.state, status.attempt, status.running) == ("SEALED", 1, False)
+    assert same_again == status
+    assert [job.attempt for job in jobs] == [2]
+
+
+def test_a_lost_attempt_leaves_the_round_sealed_and_says_why(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            party.runner.error = PeerLost("the stream with party 2 ended")
+            await party.run(spec)
+            async with asyncio.timeout(20):
+                while not (status := await party.round_status(spec)).setback:  # noqa: ASYNC110  a party pushes nothing
+                    await asyncio.sleep(0.01)
+            files = party.share_files()
+            party.runner.error = None
+            await party.run(spec, attempt=2)
+            return status, files, await party.until(spec, "COMBINED")
+
+    status, files, combined = asyncio.run(scenario())
+    assert (status.state, status.running, status.setback) == ("SEALED", False, "the stream with party 2 ended")
+    assert files
+    assert combined.attempt == 2
+
+
+def test_a_new_attempt_gives_up_the_one_that_still_runs(start_party, spec, submission):
     async def scenario():
         async with start_party() as party:
             await _sealed(party, spec, submission)
             party.runner.go_on.clear()
             await party.run(spec)
             await party.runner.started.wait()
-        async with start_party() as party:
-            status = await party.round_status(spec)
-            again = await party.run(spec)
-            return status, again, party.share_files(), party.runner.jobs
+            status = await party.run(spec, attempt=3)
+            assert party.runner.cancelled
+            party.runner.go_on.set()
+            await party.until(spec, "COMBINED")
+            return status, [job.attempt for job in party.runner.jobs]
 
-    status, again, files, jobs = asyncio.run(scenario())
-    assert (status.state, status.blame.reason, status.blame.who) == ("FAILED", "party_restarted", "party:0")
-    assert again == status
-    assert files == {}
-    assert jobs == []
+    status, attempts = asyncio.run(scenario())
+    assert (status.attempt, status.running) == (3, True)
+    assert attempts == [1, 3]
+
+
+@pytest.mark.parametrize("attempt", [0, 17])
+def test_attempts_out_of_range_are_refused(start_party, spec, submission, refused, attempt):
+    async def scenario():
+        async with start_party() as party:
+            await _sealed(party, spec, submission)
+            async with refused(INVALID if attempt == 0 else WRONG_STATE, "attempt"):
+                await party.run(spec, attempt=attempt)
+
+    asyncio.run(scenario())
 
 
 def test_sealed_round_whose_files_are_lost_fails_at_the_restart(start_party, spec, submission):

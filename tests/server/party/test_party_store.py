@@ -99,7 +99,7 @@ def test_everything_is_there_after_closing_and_opening_again(tmp_path):
     first.reserve(KEY, _submission("carol", 2), ShareIndex(2))
     first.commit_offset(KEY, ParticipantId("carol"), 4096)
     first.seal(KEY, [_submission("alice"), _submission("bob", 1)])
-    assert first.start_attempt(KEY) == 1
+    assert first.start_attempt(KEY, 1)
     outcome = RoundOutcome(b"\5" * 32, (1 << 64) - 1, 20, ((Slot(1), "norm"),), (Slot(0),), ("y[3]",))
     first.combined(KEY, outcome)
     other = RoundKey(b"\7" * 32, 2)
@@ -134,7 +134,7 @@ def test_unknown_round_is_not_found(store):
         lambda: store.round(KEY),
         lambda: store.reserve(KEY, _submission(), ShareIndex(0)),
         lambda: store.seal(KEY, []),
-        lambda: store.start_attempt(KEY),
+        lambda: store.start_attempt(KEY, 1),
         lambda: store.end(KEY, RoundEvent.FAIL, None),
     ):
         with pytest.raises(NotFound):
@@ -163,12 +163,14 @@ def test_one_attempt_is_given_out_once_even_to_two_callers_at_once(open_round):
     _complete(open_round, _submission())
     open_round.seal(KEY, [_submission()])
     given = []
-    threads = [threading.Thread(target=lambda: given.append(open_round.start_attempt(KEY))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: given.append(open_round.start_attempt(KEY, 1))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(given, key=str) == [1, *[None] * 7]
+    assert sorted(given) == [*[False] * 7, True]
+    assert not open_round.start_attempt(KEY, 1)
+    assert open_round.start_attempt(KEY, 2)
 
 
 def test_upload_that_becomes_complete_after_sealing_does_not_count(open_round):

@@ -200,8 +200,9 @@ def test_errors_and_outputs_print_no_words():
 
 def test_the_input_set_digest_depends_on_everything_it_names():
     given = _inputs(_spec())[0]
-    digests = {change(given).set_digest() for change in DIFFERENCES.values()} | {given.set_digest()}
-    assert len(digests) == len(DIFFERENCES) + 1
+    changes = [change for name, change in DIFFERENCES.items() if name != "another attempt"]  # the same set again
+    digests = {change(given).set_digest() for change in changes} | {given.set_digest()}
+    assert len(digests) == len(changes) + 1
 
 
 def test_steps_are_told_in_the_words_and_order_of_the_protocol():

@@ -1,0 +1,229 @@
+"""What an attempt at a round leaves for the next one, so that no round ever opens two different aggregates.
+
+Two aggregates of one input set would differ by a small multiple of single updates: rounding inside MPC moves a secret
+coefficient by one last place from attempt to attempt. So the decision, the coefficients that step 9 combines, is
+written down by every party before the aggregate is opened, and becomes final once all three have it. From then on a
+party computes with it or not at all. The coin of an input set is the same in every attempt, too.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from triskele.errors import PartyFault
+from triskele_server.mpc.session import Session
+
+_COIN_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the filter of attempt `attempt` decided. Pairs are this party's two shares of a secret word.
+
+    valid: indices of the valid submissions. rows: of these without the root, those that take part. weights: a public
+    integer or a pair of shares for each; reference: a pair for the reference row, if it takes part.
+    """
+
+    attempt: int
+    valid: tuple[int, ...]
+    rows: tuple[int, ...]
+    public: bool
+    weights: tuple[tuple[int, int], ...] = field(repr=False)  # (weight, 0) if public
+    reference: tuple[int, int] | None = field(repr=False)
+    weight_total: int
+    fraction_bits: int
+    accepted: tuple[int, ...] | None
+    opened: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of what was opened on the way
+
+    def to_json(self) -> bytes:
+        """As it is written down."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Decision:
+        """The inverse of `to_json`."""
+        content = json.loads(data)
+        return cls(
+            content["attempt"],
+            tuple(content["valid"]),
+            tuple(content["rows"]),
+            content["public"],
+            tuple((a, b) for a, b in content["weights"]),
+            None if content["reference"] is None else (content["reference"][0], content["reference"][1]),
+            content["weight_total"],
+            content["fraction_bits"],
+            None if content["accepted"] is None else tuple(content["accepted"]),
+            tuple((name, tuple(shape)) for name, shape in content["opened"]),
+        )
+
+
+class Checkpoints(Protocol):
+    """Where a party keeps them. Every method returns once what it did would survive a power cut."""
+
+    def coin(self) -> bytes | None:
+        """The coin that an earlier attempt tossed."""
+
+    def keep_coin(self, coin: bytes) -> None:
+        """Remember it."""
+
+    def decision(self) -> tuple[Decision, bool] | None:
+        """The decision of an earlier attempt, and whether it is final."""
+
+    def keep_decision(self, decision: Decision) -> None:
+        """Write it down, not final yet."""
+
+    def make_final(self) -> None:
+        """All three parties have it: from now on it is this decision or none."""
+
+    def discard_decision(self) -> None:
+        """Forget a decision that is not final."""
+
+
+class MemoryCheckpoints:
+    """For rounds that end with their process."""
+
+    def __init__(self) -> None:
+        self._coin: bytes | None = None
+        self._decision: Decision | None = None
+        self._final = False
+
+    def coin(self) -> bytes | None:
+        """See Checkpoints."""
+        return self._coin
+
+    def keep_coin(self, coin: bytes) -> None:
+        """See Checkpoints."""
+        self._coin = coin
+
+    def decision(self) -> tuple[Decision, bool] | None:
+        """See Checkpoints."""
+        return None if self._decision is None else (self._decision, self._final)
+
+    def keep_decision(self, decision: Decision) -> None:
+        """See Checkpoints."""
+        self._decision, self._final = decision, False
+
+    def make_final(self) -> None:
+        """See Checkpoints."""
+        self._final = True
+
+    def discard_decision(self) -> None:
+        """See Checkpoints."""
+        self._decision = None
+
+
+@dataclass(frozen=True)
+class FileCheckpoints:
+    """Files in the round's folder, which are deleted with its shares."""
+
+    folder: Path
+
+    def coin(self) -> bytes | None:
+        """See Checkpoints."""
+        path = self.folder / "coin"
+        return path.read_bytes() if path.exists() else None
+
+    def keep_coin(self, coin: bytes) -> None:
+        """See Checkpoints."""
+        self._write("coin", coin)
+
+    def decision(self) -> tuple[Decision, bool] | None:
+        """See Checkpoints."""
+        for name, final in (("decision.final", True), ("decision.json", False)):
+            path = self.folder / name
+            if path.exists():
+                return Decision.from_json(path.read_bytes()), final
+        return None
+
+    def keep_decision(self, decision: Decision) -> None:
+        """See Checkpoints."""
+        self._write("decision.json", decision.to_json())
+
+    def make_final(self) -> None:
+        """See Checkpoints."""
+        if not (self.folder / "decision.final").exists():
+            (self.folder / "decision.json").rename(self.folder / "decision.final")
+            self._sync()
+
+    def discard_decision(self) -> None:
+        """See Checkpoints."""
+        (self.folder / "decision.json").unlink(missing_ok=True)
+        self._sync()
+
+    def _write(self, name: str, data: bytes) -> None:
+        partial = self.folder / f"{name}.partial"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self.folder / name)
+        self._sync()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def coin_key(data: Path) -> bytes:
+    """The secret of this party that its part of every coin derives from, made when it is first asked for."""
+    path = data / "coin.key"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_COIN_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    return path.read_bytes()
+
+
+def same_coin(checkpoints: Checkpoints, coin: bytes, party: int) -> None:
+    """Remember the coin; raises PartyFault if an earlier attempt at the same input set tossed another."""
+    earlier = checkpoints.coin()
+    if earlier is None:
+        checkpoints.keep_coin(coin)
+    elif not hmac.compare_digest(earlier, coin):
+        raise PartyFault(
+            f"party {party} remembers another coin of this input set: a party has changed its part of it between "
+            "attempts; the round ends, nothing is opened"
+        )
+
+
+def resumed(session: Session, checkpoints: Checkpoints) -> Decision | None:
+    """The decision of an earlier attempt if all three parties have it, else None: then all decide anew.
+
+    Raises PartyFault if a decision is final at one party and missing at another: it may have been opened.
+    """
+    found = checkpoints.decision()
+    number, final = (0, False) if found is None else (found[0].attempt + 1, found[1])
+    mine = number.to_bytes(4, "big") + bytes([final])
+    theirs = session.broadcast("checkpoint/have", mine, len(mine))
+    if found is not None and all(answer[:4] == mine[:4] for answer in theirs):
+        return found[0]
+    if any(answer[4] for answer in theirs):
+        missing = [party for party, answer in enumerate(theirs) if not answer[4]]
+        raise PartyFault(
+            f"parties {missing} no longer have the decision of this round, which is final at another party; the round "
+            "ends: its aggregate may have been opened and is not opened a second time",
+            missing[0] if len(missing) == 1 else None,
+        )
+    checkpoints.discard_decision()
+    return None
+
+
+def settle(session: Session, checkpoints: Checkpoints, decision: Decision) -> None:
+    """Write the decision down at all three parties, and only then make it final."""
+    checkpoints.keep_decision(decision)
+    session.broadcast("checkpoint/saved", decision.attempt.to_bytes(4, "big"), 4)
+    checkpoints.make_final()
