@@ -3,8 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+PYTHONS ?= 3.12 3.13
+CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean
+.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons
 
 setup: $(STAMP)
 
@@ -13,6 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,demo,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
+	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
 	touch $@
 
 demo: setup
@@ -38,9 +41,48 @@ types: setup
 nightly: setup
 	$(BIN)/python -m bench.operations
 	$(BIN)/python -m bench.filter
+	$(BIN)/python -m tests.oracle.sweep
+
+# Flower's simulation runtime against a federation on this machine, in an environment of its own (half a minute to make).
+flower: setup .venv-flower/installed
+	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py $(ARGS)
+
+.venv-flower/installed: pyproject.toml constraints-flower.txt
+	test -x .venv-flower/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-flower
+	.venv-flower/bin/pip install --quiet --constraint constraints-flower.txt --editable '.[flower]' scikit-learn
+	touch $@
+
+# NVFLARE's simulator against a federation on this machine, in an environment of its own (a minute to install).
+nvflare: setup .venv-nvflare/installed
+	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_nvflare.py $(ARGS)
+
+.venv-nvflare/installed: pyproject.toml constraints.txt
+	test -x .venv-nvflare/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-nvflare
+	.venv-nvflare/bin/pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
+	touch $@
+
+# Wheel and source archive, the wheel built from the archive.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+# The examples as their READMEs state them, from a wheel built for the purpose.
+examples: setup
+	$(BIN)/python -m pytest tests/examples $(ARGS)
+
+# The client's own tests, without server and frameworks, from the wheel on every other Python that is declared and installed.
+pythons: dist
+	for version in $(PYTHONS); do \
+	  venv=build/pythons/$$version; \
+	  test -x $$venv/bin/python || PYENV_VERSION=$$version python$$version -m venv $$venv || exit 1; \
+	  $$venv/bin/pip install --quiet --constraint constraints.txt hypothesis pytest pytest-timeout || exit 1; \
+	  $$venv/bin/pip install --quiet --constraint constraints.txt --force-reinstall --no-deps dist/*.whl || exit 1; \
+	  $$venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl || exit 1; \
+	  $$venv/bin/python -m pytest tests/client $(CLIENT_ALONE) -p no:cacheprovider $(ARGS) || exit 1; \
+	done
 
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/triskele_proto/v1/*.proto
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .venv-* build dist

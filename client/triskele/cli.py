@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import stamina.instrumentation
 import typer
 from rich.console import Console
 
@@ -95,7 +94,6 @@ def rounds(config: Config, task: Task, as_json: Json = False) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the entry point of the `triskele` script."""
-    stamina.instrumentation.set_on_retry_hooks([])  # a retry is no error, and standard error holds errors only
     command = typer.main.get_command(app)
     try:
         outcome = command.main(None if args is None else list(args), prog_name="triskele", standalone_mode=False)

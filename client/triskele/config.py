@@ -10,6 +10,9 @@ key = "tls.key"
 [signing]
 certificate = "signing.crt"
 key = "signing.key"         # Ed25519, PKCS8 PEM
+
+reader.toml or forwarder.toml, for the server of another framework: `reader = "..."` or `forwarder = "..."` instead of
+`participant`, no [signing], and for a forwarder `sealing`, the certificates of the three parties' sealing keys.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
@@ -68,22 +71,15 @@ class SigningFiles(_Section):
     key: _File
 
 
-class ParticipantConfig(_Section):
-    """The content of participant.toml, with absolute or caller-relative paths."""
+class MemberConfig(_Section):
+    """What every member that calls has: its federation, the coordinator's address, and files of the connection."""
 
     federation: _Name
-    participant: _Name
     coordinator: Annotated[str, AfterValidator(_address)]
     tls: TlsFiles
-    signing: SigningFiles
-
-    @property
-    def identity(self) -> Identity:
-        """Whom this participant's certificates must speak for."""
-        return Identity(self.federation, "participant", self.participant)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ParticipantConfig:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read and check the file; raises ConfigurationError naming the file and the key."""
         file = Path(path)
         try:
@@ -100,3 +96,31 @@ class ParticipantConfig(_Section):
                 for problem in error.errors(include_url=False, include_input=False)
             )
             raise ConfigurationError(f"{file}: {problems}") from None
+
+
+class FrameworkServerConfig(MemberConfig):
+    """The content of reader.toml or forwarder.toml."""
+
+    reader: _Name | None = None
+    forwarder: _Name | None = None
+    sealing: tuple[_File, ...] = ()  # certificates of parties 0, 1, 2
+
+    @model_validator(mode="after")
+    def _has_one_role(self) -> Self:
+        if (self.reader is None) == (self.forwarder is None):
+            raise ValueError("give one of reader and forwarder")
+        if len(self.sealing) != (0 if self.forwarder is None else 3):
+            raise ValueError("a forwarder has three sealing certificates, a reader none")
+        return self
+
+
+class ParticipantConfig(MemberConfig):
+    """The content of participant.toml, with absolute or caller-relative paths."""
+
+    participant: _Name
+    signing: SigningFiles
+
+    @property
+    def identity(self) -> Identity:
+        """Whom this participant's certificates must speak for."""
+        return Identity(self.federation, "participant", self.participant)

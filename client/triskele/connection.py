@@ -6,15 +6,19 @@ the coordinator hands out can never lead to anybody but the party it is said to 
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
-import stamina
+from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
-from triskele.config import ParticipantConfig
+from triskele.config import MemberConfig
 from triskele.credentials import Credentials
 from triskele.errors import Unavailable, WrongState, from_rpc_error
 from triskele.identity import Identity
@@ -23,6 +27,8 @@ from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele_proto.v1 import coordinator_pb2_grpc, party_pb2_grpc
 
 T = TypeVar("T")
+
+_CLOSED = "this participant is closed; open it again with Participant.from_config"
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,11 @@ class RetryPolicy:
     longest_wait: float = 10.0
     jitter: float = 1.0
     outage_attempts: int = 100  # of a wait for rounds while the coordinator is away: about a quarter of an hour
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)  # between two attempts
 
     def call(self, action: Callable[[], T]) -> T:
         """What `action` returns, repeated while it raises Unavailable; then that Unavailable."""
-        for attempt in self._context(self.attempts, self.total):
-            with attempt:
-                return action()
-        raise Unavailable("no attempt was made")  # the policy allows none
+        return self._repeated(action, self.attempts, self.total)
 
     def outlast(self, action: Callable[[], T], seconds: float | None = None) -> T:
         """As `call`, but patient enough for a server's restart.
@@ -49,21 +53,20 @@ class RetryPolicy:
         Bounded by attempts and by the caller's own `seconds` only: an action that waits for news may well run for
         days before it breaks, and must be repeated then.
         """
-        for attempt in self._context(self.outage_attempts, seconds):
-            with attempt:
-                return action()
-        raise Unavailable("no attempt was made")
+        return self._repeated(action, self.outage_attempts, seconds)
 
-    def _context(self, attempts: int, total: float | None) -> Any:
-        # The context form and not the decorator: stamina's hooks log a decorated function's arguments.
-        return stamina.retry_context(
-            on=Unavailable,
-            attempts=attempts,
-            timeout=total,
-            wait_initial=self.first_wait,
-            wait_max=self.longest_wait,
-            wait_jitter=self.jitter,
+    def _repeated(self, action: Callable[[], T], attempts: int, seconds: float | None) -> T:
+        """Exponential back-off with jitter; the last wait is cut short so that one attempt falls on the limit."""
+        give_up_at = math.inf if seconds is None else time.monotonic() + seconds
+        backoff = wait_exponential_jitter(multiplier=self.first_wait, max=self.longest_wait, jitter=self.jitter)
+        retrying = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            stop=lambda state: state.attempt_number >= attempts or time.monotonic() >= give_up_at,
+            wait=lambda state: max(0.0, min(backoff(state), give_up_at - time.monotonic())),
+            sleep=self.sleep,
+            reraise=True,
         )
+        return retrying(action)
 
 
 DEFAULT_RETRIES = RetryPolicy()
@@ -76,19 +79,46 @@ def typed_errors(peer: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error, peer) from error
+    except ValueError as error:  # grpc's answer to a call on a channel that another thread has closed
+        if "closed" not in str(error).lower():
+            raise
+        raise WrongState(_CLOSED) from error
 
 
 class Connections:
-    """One participant's channels, opened when first needed and closed together."""
+    """One participant's channels, opened when first needed and closed together. Safe to use from several threads."""
 
-    def __init__(self, config: ParticipantConfig, credentials: Credentials, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        config: MemberConfig,
+        credentials: Credentials | grpc.ChannelCredentials,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._config = config
         self._limits = limits
-        self._credentials = grpc.ssl_channel_credentials(
-            credentials.authority, credentials.key, credentials.certificate
+        self._credentials = (
+            grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
+            if isinstance(credentials, Credentials)
+            else credentials
         )
         self._channels: dict[tuple[str, str], grpc.Channel] = {}
-        self._closed = False
+        self._branches: weakref.WeakSet[Connections] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def branch(self) -> Connections:
+        """Connections that can be closed alone, and are closed with these."""
+        branch = Connections(self._config, self._credentials, self._limits)
+        with self._lock:
+            self._branches.add(branch)
+            if self._closed.is_set():
+                raise WrongState(_CLOSED)
+        return branch
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; raises WrongState as soon as the connections are closed."""
+        if self._closed.wait(seconds):
+            raise WrongState(_CLOSED)
 
     def coordinator(self) -> Any:
         """gRPC's client object for the coordinator."""
@@ -102,18 +132,24 @@ class Connections:
         return client(self._channel(Identity(self._config.federation, "party", str(index)), address))
 
     def close(self) -> None:
-        """Close every channel; calls in flight end as Unavailable."""
-        self._closed = True
-        while self._channels:
-            self._channels.popitem()[1].close()
+        """Close every channel and branch; calls and waits that are under way in other threads end with an error."""
+        with self._lock:
+            self._closed.set()
+            channels, branches = list(self._channels.values()), list(self._branches)
+            self._channels.clear()
+        for branch in branches:
+            branch.close()
+        for channel in channels:
+            channel.close()
 
     def _channel(self, server: Identity, address: str) -> grpc.Channel:
-        if self._closed:
-            raise WrongState("this participant is closed; open it again with Participant.from_config")
         key = (server.host, address)
-        if key not in self._channels:
-            self._channels[key] = grpc.secure_channel(address, self._credentials, options=self._options(server))
-        return self._channels[key]
+        with self._lock:
+            if self._closed.is_set():
+                raise WrongState(_CLOSED)
+            if key not in self._channels:
+                self._channels[key] = grpc.secure_channel(address, self._credentials, options=self._options(server))
+            return self._channels[key]
 
     def _options(self, server: Identity) -> list[tuple[str, str | int]]:
         return [

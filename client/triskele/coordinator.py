@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from triskele.connection import Connections, RetryPolicy, typed_errors
+from triskele.enrolment_wish import EnrolmentWish
 from triskele.errors import NotFound, PartyFault, Unavailable
 from triskele.ids import PARTIES, RoundNumber, Slot
 from triskele.limits import Limits
@@ -32,6 +33,11 @@ class Coordinator:
     connections: Connections
     limits: Limits
     retries: RetryPolicy
+
+    def branch(self) -> Coordinator:
+        """The same on connections of its own: closing those ends its calls and waits, and nobody else's."""
+        connections = self.connections.branch()
+        return replace(self, connections=connections, retries=replace(self.retries, sleep=connections.sleep))
 
     def tasks(self) -> list[TaskView]:
         """All tasks; raises InvalidTask if one of them could not be run safely."""
@@ -98,6 +104,20 @@ class Coordinator:
     def enrol(self, spec: TaskSpec, number: RoundNumber) -> Enrolment:
         """Admission to an open round; the same participant always gets the same. Raises WrongState."""
         reply = self._call("Enrol", coordinator_pb2.EnrolRequest(task_digest=spec.digest, round=number))
+        return self._enrolment(reply, spec)
+
+    def enrol_for(self, wish: EnrolmentWish, spec: TaskSpec) -> Enrolment:
+        """The same for a participant whose signed wish is at hand; for forwarders."""
+        request = coordinator_pb2.EnrolForRequest(
+            task_digest=wish.task,
+            round=wish.round,
+            participant=wish.participant,
+            signature=wish.signature,
+            certificate=wish.certificate,
+        )
+        return self._enrolment(self._call("EnrolFor", request), spec)
+
+    def _enrolment(self, reply: coordinator_pb2.EnrolReply, spec: TaskSpec) -> Enrolment:
         slot = Slot(reply.slot)
         if (
             slot >= spec.max_participants

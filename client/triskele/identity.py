@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from triskele.errors import ConfigurationError
 
-Role = Literal["participant", "party", "coordinator", "operator"]
+Role = Literal["participant", "party", "coordinator", "operator", "reader", "forwarder"]
 
-_PATTERN = re.compile(r"spiffe://([a-z0-9._-]{1,64})/(participant|party|coordinator|operator)/([a-z0-9._-]{1,64})")
+_PATTERN = re.compile(rf"spiffe://([a-z0-9._-]{{1,64}})/({'|'.join(get_args(Role))})/([a-z0-9._-]{{1,64}})")
 
 
 @dataclass(frozen=True)

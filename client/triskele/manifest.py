@@ -30,7 +30,7 @@ ManifestDigest = NewType("ManifestDigest", bytes)  # SHA-256 of the canonical by
 _PREFIX = b"triskele/v1/manifest"
 
 # Everything that the x509 module raises over bytes that a stranger made up.
-_UNUSABLE_CERTIFICATE = (
+UNUSABLE_CERTIFICATE = (
     ValueError,
     TypeError,
     InvalidSignature,
@@ -147,21 +147,29 @@ def verify(
     begins with the step: manifest, certificate, identity or signature.
     """
     manifest = Manifest.from_proto(signed.manifest)
-    try:
-        certificate = x509.load_der_x509_certificate(signed.certificate)
-        certificate.verify_directly_issued_by(authority)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        key = certificate.public_key()
-    except _UNUSABLE_CERTIFICATE as error:
-        raise InvalidUpload("certificate: the signing certificate is not one of this federation's") from error
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise InvalidUpload("certificate: the signing certificate is not valid now")
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidUpload("certificate: the signing certificate holds no Ed25519 key")
-    if names.get_values_for_type(x509.UniformResourceIdentifier) != [identity]:
-        raise InvalidUpload("identity: the signing certificate belongs to somebody else")
+    key = certified_key(signed.certificate, authority=authority, identity=identity, now=now)
     try:
         key.verify(signed.signature, manifest.canonical())
     except InvalidSignature as error:
         raise InvalidUpload("signature: does not match the manifest") from error
     return manifest
+
+
+def certified_key(
+    certificate: bytes, *, authority: x509.Certificate, identity: str, now: datetime.datetime
+) -> Ed25519PublicKey:
+    """The Ed25519 key that `authority` certified for the SPIFFE id `identity`; steps (2) and (3) of `verify`."""
+    try:
+        decoded = x509.load_der_x509_certificate(certificate)
+        decoded.verify_directly_issued_by(authority)
+        names = decoded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        key = decoded.public_key()
+    except UNUSABLE_CERTIFICATE as error:
+        raise InvalidUpload("certificate: the signing certificate is not one of this federation's") from error
+    if not decoded.not_valid_before_utc <= now <= decoded.not_valid_after_utc:
+        raise InvalidUpload("certificate: the signing certificate is not valid now")
+    if not isinstance(key, Ed25519PublicKey):
+        raise InvalidUpload("certificate: the signing certificate holds no Ed25519 key")
+    if names.get_values_for_type(x509.UniformResourceIdentifier) != [identity]:
+        raise InvalidUpload("identity: the signing certificate belongs to somebody else")
+    return key

@@ -9,6 +9,7 @@ from triskele.coordinator import Coordinator
 from triskele.credentials import Credentials
 from triskele.errors import RoundFailed
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, Slot
+from triskele.in_thread import in_event_loop, in_thread
 from triskele.result import Aggregate
 from triskele.structure import Structure, Update, flatten
 from triskele.submission import encode_update, prepare
@@ -53,7 +54,38 @@ class Round:
         Raises InvalidUpdate, Conflict if another update of this participant stands already, WrongState if the round
         takes no more uploads, Unavailable when somebody cannot be reached.
         """
-        me, coordinator = self.membership, self.membership.coordinator
+        return self._submit(self.membership.coordinator, update, weight, clip, progress)
+
+    async def async_submit(
+        self, update: Update, *, weight: int | None = None, clip: bool = True, progress: Progress | None = None
+    ) -> SubmittedUpdate:
+        """As `submit`, for asyncio: the work is done in a thread of its own, `progress` is called in the event loop.
+
+        Cancelling it (also by `asyncio.timeout`) ends calls and waits at once, a computation after the step it is
+        in, and returns when the thread has ended. What the parties hold by then they keep: submitting the same
+        update again goes on from there.
+        """
+        heard = None if progress is None else in_event_loop(progress)
+        return await in_thread(
+            self.membership.coordinator, lambda branch: self._submit(branch, update, weight, clip, heard)
+        )
+
+    def aggregate(self, like: Update | None = None, *, timeout: float | None = None) -> Any:
+        """What the round gave, also for a participant that took no part in it; waits for the round's end.
+
+        float64 [dimension] in the task's flat order, or in the form of `like`, whose values do not matter. Raises as
+        `SubmittedUpdate.result`.
+        """
+        return self._aggregate(self.membership.coordinator, like, timeout)
+
+    async def async_aggregate(self, like: Update | None = None) -> Any:
+        """As `aggregate`, for asyncio; bound it by `asyncio.timeout`."""
+        return await in_thread(self.membership.coordinator, lambda branch: self._aggregate(branch, like, None))
+
+    def _submit(
+        self, coordinator: Coordinator, update: Update, weight: int | None, clip: bool, progress: Progress | None
+    ) -> SubmittedUpdate:
+        me = self.membership
         key, certificate = me.credentials.signing_key, me.credentials.signing_certificate
         # (1) Everything that can be wrong with the update is found before anybody is asked for anything.
         vector, structure = flatten(update)
@@ -73,6 +105,16 @@ class Round:
             progress=progress,
         )
         return SubmittedUpdate(self, enrolment.slot, structure)
+
+    def _aggregate(self, coordinator: Coordinator, like: Update | None, timeout: float | None) -> Any:
+        structure = None if like is None else flatten(like)[1]
+        if structure is not None:
+            structure.check_fits(self.task)
+        view = self.view
+        if not view.ended:
+            view = coordinator.wait_ended(self.task, self.number, timeout)
+        aggregate = _fetched(coordinator, self.task, view)
+        return aggregate.mean if structure is None else structure.restore(aggregate.mean)
 
 
 class SubmittedUpdate:
@@ -109,17 +151,24 @@ class SubmittedUpdate:
         Raises RoundFailed with reason and who if the round ends without a result, TimeoutError after `timeout`
         seconds, PartyFault if the words do not have the announced digest, Unavailable when the coordinator stays away.
         """
+        return self._result(self.round.membership.coordinator, timeout)
+
+    async def async_result(self) -> Any:
+        """As `result`, for asyncio; bound it by `asyncio.timeout`."""
+        return await in_thread(self.round.membership.coordinator, lambda branch: self._result(branch, None))
+
+    def _result(self, coordinator: Coordinator, timeout: float | None) -> Any:
         if self._aggregate is None:
-            self._aggregate = self._await(timeout)
+            view = self._view
+            self._view = view if view.ended else coordinator.wait_ended(self.round.task, view.round, timeout)
+            self._aggregate = _fetched(coordinator, self.round.task, self._view)
         return self._structure.restore(self._aggregate.mean)
 
-    def _await(self, timeout: float | None) -> Aggregate:
-        spec, coordinator = self.round.task, self.round.membership.coordinator
-        if not self._view.ended:
-            self._view = coordinator.wait_ended(spec, self.round.number, timeout)
-        if self._view.state == "RELEASED":
-            return coordinator.fetch_aggregate(spec, self.round.number)
-        blame = self._view.blame
-        if blame is None:
-            raise RoundFailed(self._view.state.lower(), "coordinator", "no reason was given")
-        raise RoundFailed(blame.reason, blame.who, blame.detail)
+
+def _fetched(coordinator: Coordinator, task: TaskSpec, view: RoundView) -> Aggregate:
+    """What an ended round gave; raises RoundFailed if it gave nothing."""
+    if view.state == "RELEASED":
+        return coordinator.fetch_aggregate(task, view.round)
+    if view.blame is None:
+        raise RoundFailed(view.state.lower(), "coordinator", "no reason was given")
+    raise RoundFailed(view.blame.reason, view.blame.who, view.blame.detail)

@@ -155,7 +155,7 @@ class _PartyUpload:
 
     def _requests(self, start: int) -> Iterator[party_pb2.UploadRequest]:
         """The header, then the chunks from byte `start` on; runs in a thread of grpc's, paced by the connection."""
-        yield party_pb2.UploadRequest(header=_header(self._submission, self._party))
+        yield party_pb2.UploadRequest(header=upload_header(self._submission, self._party))
         share = self._submission.heavy_share
         for offset in range(start, self._total, self._limits.chunk_bytes):
             if self._stop.is_set():
@@ -166,7 +166,7 @@ class _PartyUpload:
             self._progress(UploadProgress(self._party, end, self._total))
 
 
-def _header(submission: Submission, party: PartyIndex) -> party_pb2.UploadHeader:
+def upload_header(submission: Submission, party: PartyIndex) -> party_pb2.UploadHeader:
     """The manifest and what `party` gets of its two shares beside the heavy one's words: salts and seeds."""
     sharing = submission.sharing
     shares = [

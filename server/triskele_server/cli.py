@@ -66,6 +66,10 @@ def run_provision(
     federation: Annotated[str, typer.Option(help="Name of the federation, part of every identity.")] = "demo",
     host: Annotated[str, typer.Option(help="Address that all servers listen on.")] = "127.0.0.1",
     base_port: Annotated[int, typer.Option(help="Coordinator's port; party i has base + 10 (i + 1).")] = 7000,
+    reader: Annotated[bool, typer.Option("--reader", help="Also a reader: may fetch aggregates.")] = False,
+    forwarder: Annotated[
+        bool, typer.Option("--forwarder", help="Also a forwarder: a reader that brings parties sealed uploads.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report the files written as JSON.")] = False,
 ) -> None:
     """Write a federation: authority, certificates, keys and configurations. Keys are written, never printed."""
@@ -77,6 +81,8 @@ def run_provision(
         federation=federation,
         host=host,
         ports=PortPlan.from_base(base_port),
+        reader=reader,
+        forwarder=forwarder,
     )
     if as_json:
         report = {
@@ -98,24 +104,27 @@ def run_provision(
 
 def run_demo(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training per attack.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training per attack.")] = 6,
     participants: Annotated[int, typer.Option(min=4, max=100, help="How many participants.")] = 20,
     malicious: Annotated[int, typer.Option(min=0, help="How many of them attack.")] = 4,
-    rule: Annotated[str, typer.Option(help="Rule of the secure rounds: mean, norm-clip or multi-krum.")] = "multi-krum",
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Rule of the secure rounds; may be given more than once. Default: flame and fltrust."),
+    ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run; may be given more than once.")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:
-    """Train a face recogniser under attack: coordinator and parties as real processes, plain averaging beside them."""
+    """Train a face recogniser under attack: plain averaging, and coordinator and parties as real processes."""
     from rich.console import Console  # noqa: PLC0415  keeps `triskele --help` fast
 
-    from triskele_server.demo.run import DEFAULT_ATTACKS, run_demo  # noqa: PLC0415  the same
+    from triskele_server.demo.run import DEFAULT_ATTACKS, DEFAULT_RULES, run_demo  # noqa: PLC0415  the same
 
     run_demo(
         Console(),
         rounds=rounds,
         participants=participants,
         malicious=malicious,
-        rule=rule,
+        rules=rule or DEFAULT_RULES,
         attacks=attack or DEFAULT_ATTACKS,
         report=report,
     )

@@ -113,6 +113,7 @@ class PartyConfig(_Table):
     tls: TlsTable
     data: FilePath
     coordinator: str = "main"  # the only coordinator that may drive this party
+    sealing_key: FilePath | None = None  # X25519, PEM; without it no forwarder may bring sealed uploads
     probes: ProbesTable = ProbesTable()
     policy: PolicyTable = PolicyTable()
 

@@ -38,10 +38,18 @@ class LocalFederation:
     _logs: dict[str, IO[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, directory: Path, *, participants: int, tasks: Sequence[ScheduledTask]) -> Self:
+    def create(
+        cls,
+        directory: Path,
+        *,
+        participants: int,
+        tasks: Sequence[ScheduledTask],
+        reader: bool = False,
+        forwarder: bool = False,
+    ) -> Self:
         """Provision a federation with these tasks on free ports; nothing runs yet."""
         ports = PortPlan.free()
-        made = provision(directory, participants=participants, ports=ports)
+        made = provision(directory, participants=participants, ports=ports, reader=reader, forwarder=forwarder)
         for task in tasks:
             write_task(directory, task.spec, task.schedule)
         (directory / "logs").mkdir()

@@ -5,6 +5,9 @@
     DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key}
     DIR/participants/<name>/{participant.toml,ca.crt,tls.crt,tls.key,signing.crt,signing.key}
     DIR/operator/{operator.toml,ca.crt,tls.crt,tls.key}                 only if asked for
+    DIR/reader/{reader.toml,ca.crt,tls.crt,tls.key}                     only if asked for
+    DIR/forwarder/{forwarder.toml,ca.crt,tls.crt,tls.key,sealing-{0,1,2}.crt}, DIR/party-{0,1,2}/sealing.key
+                                                                        only if asked for
 
 Each process needs its own folder and nothing else of DIR. ca.key belongs off-line.
 """
@@ -20,7 +23,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
@@ -46,6 +49,8 @@ class Provisioned:
     parties: tuple[Path, Path, Path]
     participants: Mapping[ParticipantId, Path]
     operator: Path | None
+    reader: Path | None = None
+    forwarder: Path | None = None
 
 
 def provision(
@@ -56,11 +61,15 @@ def provision(
     host: str = "127.0.0.1",
     ports: PortPlan | None = None,
     operator: bool = False,
+    reader: bool = False,
+    forwarder: bool = False,
     now: datetime.datetime | None = None,
 ) -> Provisioned:
     """Write a federation into `directory`, which must not exist or be empty; all of it or nothing.
 
-    `participants` is a number (p00, p01, …) or names. Raises ConfigurationError and leaves no file behind.
+    `participants` is a number (p00, p01, …) or names. `reader` and `forwarder` make an identity for the server of
+    another framework, to fetch aggregates and, a forwarder, to bring uploads sealed to the parties.
+    Raises ConfigurationError and leaves no file behind.
     """
     names = _participant_names(participants)
     _check_federation(federation)
@@ -70,7 +79,7 @@ def provision(
     building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))  # mode 0700
     try:
         writer = _Writer(building, federation, host, ports or PortPlan.from_base(7000), now)
-        writer.write_all(names, operator=operator)
+        writer.write_all(names, operator=operator, reader=reader, forwarder=forwarder)
         building.rename(directory)  # fails if somebody filled the directory meanwhile
     except OSError as error:
         raise ConfigurationError(f"{directory}: cannot be written ({error.strerror})") from error
@@ -83,6 +92,8 @@ def provision(
         (_party_file(directory, 0), _party_file(directory, 1), _party_file(directory, 2)),
         {name: directory / "participants" / name / "participant.toml" for name in names},
         directory / "operator" / "operator.toml" if operator else None,
+        directory / "reader" / "reader.toml" if reader else None,
+        directory / "forwarder" / "forwarder.toml" if forwarder else None,
     )
 
 
@@ -136,17 +147,23 @@ class _Writer:
         self._ports = ports
         self._authority = Authority(federation, now or datetime.datetime.now(datetime.UTC))
 
-    def write_all(self, participants: Sequence[ParticipantId], *, operator: bool) -> None:
+    def write_all(
+        self, participants: Sequence[ParticipantId], *, operator: bool, reader: bool, forwarder: bool
+    ) -> None:
         authority = self._authority.credential
         self._files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
         self._coordinator()
         for index in PARTIES:
-            self._party(index)
+            self._party(index, sealing_key="sealing.key" if forwarder else None)
         (self._root / "participants").mkdir(mode=0o700)
         for name in participants:
             self._participant(name)
         if operator:
-            self._operator()
+            self._caller("operator", {})
+        if reader:
+            self._caller("reader", {})
+        if forwarder:
+            self._forwarder()
 
     def _coordinator(self) -> None:
         ports = self._ports.coordinator
@@ -163,7 +180,7 @@ class _Writer:
         self._member(folder, Identity(self._federation, "coordinator", "main"), "coordinator.toml", content)
         (folder / "tasks").mkdir(mode=0o700)
 
-    def _party(self, index: PartyIndex) -> None:
+    def _party(self, index: PartyIndex, sealing_key: str | None) -> None:
         ports = self._ports.parties[index]
         peers = {str(i): self._address(p.peer) for i, p in enumerate(self._ports.parties) if i != index and p.peer}
         content = {
@@ -177,7 +194,7 @@ class _Writer:
             "tls": _TLS,
             "probes": self._probes(ports),
             "policy": {"min_accepted": 2},
-        }
+        } | ({} if sealing_key is None else {"sealing_key": sealing_key})
         folder = self._root / f"party-{index}"
         self._member(folder, party_identity(self._federation, index), "party.toml", content)
 
@@ -195,15 +212,24 @@ class _Writer:
         self._member(folder, identity, "participant.toml", content)
         self._files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key})
 
-    def _operator(self) -> None:
+    def _caller(self, role: Literal["operator", "reader", "forwarder"], more: Mapping[str, Any]) -> None:
+        """A member that only ever calls: its role is its name, its folder and its file."""
         content = {
             "federation": self._federation,
-            "operator": "operator",
+            role: role,
             "coordinator": self._address(self._ports.coordinator.listen),
             "tls": _TLS,
-        }
-        identity = Identity(self._federation, "operator", "operator")
-        self._member(self._root / "operator", identity, "operator.toml", content)
+        } | dict(more)
+        self._member(self._root / role, Identity(self._federation, role, role), f"{role}.toml", content)
+
+    def _forwarder(self) -> None:
+        sealing = [self._authority.sealing(party_identity(self._federation, index)) for index in PARTIES]
+        names = [f"sealing-{index}.crt" for index in PARTIES]
+        self._caller("forwarder", {"sealing": names})
+        certificates = {name: made.certificate for name, made in zip(names, sealing, strict=True)}
+        self._files(self._root / "forwarder", certificates)
+        for index in PARTIES:
+            self._files(self._root / f"party-{index}", {"sealing.key": sealing[index].key})
 
     def _member(self, folder: Path, identity: Identity, name: str, content: Mapping[str, Any]) -> None:
         tls: Credential = self._authority.tls(identity)

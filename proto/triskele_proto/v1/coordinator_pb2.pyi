@@ -89,6 +89,20 @@ class EnrolRequest(_message.Message):
     round: int
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
 
+class EnrolForRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "participant", "signature", "certificate")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    participant: str
+    signature: bytes
+    certificate: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., participant: _Optional[str] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
 class EnrolReply(_message.Message):
     __slots__ = ("slot", "heavy", "party_addresses")
     SLOT_FIELD_NUMBER: _ClassVar[int]

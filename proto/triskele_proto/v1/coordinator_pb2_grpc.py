@@ -54,6 +54,11 @@ class CoordinatorStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.FromString,
                 _registered_method=True)
+        self.EnrolFor = channel.unary_unary(
+                '/triskele.v1.Coordinator/EnrolFor',
+                request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolForRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.FromString,
+                _registered_method=True)
         self.FetchResult = channel.unary_stream(
                 '/triskele.v1.Coordinator/FetchResult',
                 request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.SerializeToString,
@@ -90,6 +95,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnrolFor(self, request, context):
+        """The same for a participant that has signed its wish to take part; called by a forwarder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchResult(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,6 +129,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
             'Enrol': grpc.unary_unary_rpc_method_handler(
                     servicer.Enrol,
                     request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.SerializeToString,
+            ),
+            'EnrolFor': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrolFor,
+                    request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolForRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.SerializeToString,
             ),
             'FetchResult': grpc.unary_stream_rpc_method_handler(
@@ -232,6 +249,33 @@ class Coordinator(object):
             target,
             '/triskele.v1.Coordinator/Enrol',
             triskele__proto_dot_v1_dot_coordinator__pb2.EnrolRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrolFor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triskele.v1.Coordinator/EnrolFor',
+            triskele__proto_dot_v1_dot_coordinator__pb2.EnrolForRequest.SerializeToString,
             triskele__proto_dot_v1_dot_coordinator__pb2.EnrolReply.FromString,
             options,
             channel_credentials,

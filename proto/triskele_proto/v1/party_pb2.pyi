@@ -50,3 +50,31 @@ class UploadReply(_message.Message):
     committed: int
     complete: bool
     def __init__(self, committed: _Optional[int] = ..., complete: bool = ...) -> None: ...
+
+class SealedUploadHeader(_message.Message):
+    __slots__ = ("task_digest", "round", "participant", "sealed")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    participant: str
+    sealed: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., participant: _Optional[str] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class SealedChunk(_message.Message):
+    __slots__ = ("offset", "sealed")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    sealed: bytes
+    def __init__(self, offset: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class SealedUploadRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: SealedUploadHeader
+    chunk: SealedChunk
+    def __init__(self, header: _Optional[_Union[SealedUploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[SealedChunk, _Mapping]] = ...) -> None: ...

@@ -44,6 +44,11 @@ class PartyStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
                 _registered_method=True)
+        self.UploadSealed = channel.stream_unary(
+                '/triskele.v1.Party/UploadSealed',
+                request_serializer=triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+                _registered_method=True)
 
 
 class PartyServicer(object):
@@ -63,6 +68,13 @@ class PartyServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadSealed(self, request_iterator, context):
+        """A participant's upload under HPKE (docs/protocol.md, "Tunnel"). What is committed already may come again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartyServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_PartyServicer_to_server(servicer, server):
             'Upload': grpc.stream_unary_rpc_method_handler(
                     servicer.Upload,
                     request_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
+            ),
+            'UploadSealed': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadSealed,
+                    request_deserializer=triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
             ),
     }
@@ -130,6 +147,33 @@ class Party(object):
             target,
             '/triskele.v1.Party/Upload',
             triskele__proto_dot_v1_dot_party__pb2.UploadRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadSealed(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/triskele.v1.Party/UploadSealed',
+            triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.SerializeToString,
             triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
             options,
             channel_credentials,

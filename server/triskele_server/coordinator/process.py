@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
+from cryptography import x509
 
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.ids import PARTIES, PartyIndex, TaskName
@@ -20,7 +21,7 @@ from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId, Terms
 from triskele_server.coordinator.runner import TaskRunner, close_ended_rounds
-from triskele_server.coordinator.service import CoordinatorService
+from triskele_server.coordinator.service import CoordinatorService, wishes_certified_by
 from triskele_server.coordinator.store import Store
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.health import start_probes
@@ -56,6 +57,7 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         changes=changes,
         served=frozenset(task.spec.digest for task in tasks),
         party_addresses=config.party_addresses,
+        check_wish=wishes_certified_by(_authority(config), config.federation),
     )
     server = build_server(config.tls.files, config.federation)
     coordinator_pb2_grpc.add_CoordinatorServicer_to_server(service, server)
@@ -101,6 +103,14 @@ async def _close(config: CoordinatorConfig, spec: TaskSpec, store: Store) -> Non
         await close_ended_rounds(spec, store, parties, Pace())
     finally:
         await parties.close()
+
+
+def _authority(config: CoordinatorConfig) -> x509.Certificate:
+    path = config.tls.authority
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"tls.authority: {path} cannot be used as a certificate") from error
 
 
 def _parties(config: CoordinatorConfig) -> Parties:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import datetime
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
+from cryptography import x509
 
-from triskele.errors import NotFound
+from triskele.enrolment_wish import EnrolmentWish
+from triskele.errors import Forbidden, NotFound
+from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDigest
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.sharing import heavy_index
@@ -21,6 +25,21 @@ from triskele_server.rpc.server import caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_NUMBER = (1 << 63) - 1
+
+
+def refuse_wish(_: EnrolmentWish) -> None:
+    """Nobody is enrolled in another's stead; raises Forbidden."""
+    raise Forbidden("this coordinator enrols only who asks itself")
+
+
+def wishes_certified_by(authority: x509.Certificate, federation: str) -> Callable[[EnrolmentWish], None]:
+    """A check that lets wishes through that a participant of the federation has signed; raises InvalidUpload."""
+
+    def check(wish: EnrolmentWish) -> None:
+        identity = Identity(federation, "participant", wish.participant).uri
+        wish.verify(authority=authority, identity=identity, now=datetime.datetime.now(datetime.UTC))
+
+    return check
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ignore[misc]  # generated without types
@@ -38,6 +57,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         served: frozenset[TaskDigest],
         party_addresses: Mapping[PartyIndex, str],
         limits: Limits = DEFAULT_LIMITS,
+        check_wish: Callable[[EnrolmentWish], None] = refuse_wish,
     ) -> None:
         self._store = store
         self._files = files
@@ -45,6 +65,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._served = served
         self._party_addresses = [party_addresses[p] for p in PARTIES]
         self._limits = limits
+        self._check_wish = check_wish
 
     async def ListTasks(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.ListTasksRequest, context: Context
@@ -95,7 +116,21 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
     ) -> coordinator_pb2.EnrolReply:
         """Admit the caller, whom its certificate names, to an OPEN round; the same answer when repeated."""
         id_ = self._round_id(request.task_digest, request.round)
-        slot, new = self._store.enrol(id_, ParticipantId(caller(context).name))
+        return self._enrolled(id_, ParticipantId(caller(context).name))
+
+    async def EnrolFor(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.EnrolForRequest, context: Context
+    ) -> coordinator_pb2.EnrolReply:
+        """The same for a participant whose signed wish the caller, a forwarder, brings."""
+        id_ = self._round_id(request.task_digest, request.round)
+        wish = EnrolmentWish(
+            id_.task, id_.number, ParticipantId(request.participant), request.signature, request.certificate
+        )
+        self._check_wish(wish)
+        return self._enrolled(id_, wish.participant)
+
+    def _enrolled(self, id_: RoundId, participant: ParticipantId) -> coordinator_pb2.EnrolReply:
+        slot, new = self._store.enrol(id_, participant)
         if new:
             self._changes.announce(id_)
         return coordinator_pb2.EnrolReply(slot=slot, heavy=heavy_index(slot), party_addresses=self._party_addresses)

@@ -17,6 +17,7 @@ from triskele_server.config import PartyConfig
 from triskele_server.party.control import RoundControl
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import RoundRunner
+from triskele_server.party.sealed_intake import SealedIntake, load_sealing_key
 from triskele_server.party.service import PartyControlService, PartyService
 from triskele_server.party.share_files import ShareFiles
 from triskele_server.party.store import PartyStore
@@ -49,7 +50,7 @@ async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[Bou
             control = RoundControl(store, files, intake, runner, config)
             await control.recover()
             server = build_server(config.tls.files, config.federation)
-            party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake), server)
+            party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake)), server)
             control_pb2_grpc.add_PartyControlServicer_to_server(
                 PartyControlService(control, config.coordinator), server
             )
@@ -85,6 +86,12 @@ async def serve(config: PartyConfig) -> None:
     finally:
         stop.cancel()
         await worker.stop()
+
+
+def _sealed(config: PartyConfig, intake: Intake) -> SealedIntake | None:
+    if config.sealing_key is None:
+        return None
+    return SealedIntake(intake, load_sealing_key(config.sealing_key), config.federation, config.index)
 
 
 def _authority(config: PartyConfig) -> x509.Certificate:

@@ -15,6 +15,7 @@ from triskele_server.party.control import RoundControl, RoundStatus
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.records import Submission
+from triskele_server.party.sealed_intake import SealedIntake, SealedSession
 from triskele_server.party.share_files import RoundKey
 from triskele_server.party.upload import Progress, UploadSession
 from triskele_server.round_state import RoundState
@@ -24,10 +25,11 @@ _STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
 
 
 class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # generated without types
-    """The intake of shares, called by participants."""
+    """The intake of shares, called by participants; `sealed` is absent where this party takes no sealed uploads."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, sealed: SealedIntake | None = None) -> None:
         self._intake = intake
+        self._sealed = sealed
 
     async def UploadStatus(  # noqa: N802  the proto's name
         self, request: party_pb2.UploadStatusRequest, context: Context
@@ -49,6 +51,21 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             return _reply(await asyncio.to_thread(session.finish))
         finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
             await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+
+    async def UploadSealed(  # noqa: N802  the proto's name
+        self, requests: AsyncIterator[party_pb2.SealedUploadRequest], context: Context
+    ) -> party_pb2.UploadReply:
+        """A sealed header, then the heavy share's sealed chunks; brought by a forwarder."""
+        if self._sealed is None:
+            raise Forbidden("this party takes no sealed uploads: its configuration names no sealing_key")
+        header = await _sealed_header(requests)
+        upload = await asyncio.to_thread(self._sealed.begin, _key(header), header.participant, header.sealed)
+        try:
+            if not upload.session.complete:
+                await _receive_sealed(requests, upload)
+            return _reply(await asyncio.to_thread(upload.session.finish))
+        finally:  # as in Upload
+            await asyncio.shield(asyncio.to_thread(upload.session.close, _STREAM_ENDED))
 
 
 class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignore[misc]  # generated without types
@@ -84,11 +101,11 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
         return _status(await self._control.seal(_key(request), submissions))
 
     async def RunRound(  # noqa: N802  the proto's name
-        self, request: control_pb2.RoundRequest, context: Context
+        self, request: control_pb2.RunRoundRequest, context: Context
     ) -> control_pb2.RoundStatusReply:
-        """Start the computation."""
+        """Start an attempt at the computation."""
         self._check_coordinator(context)
-        return _status(await self._control.run(_key(request)))
+        return _status(await self._control.run(_key(request), request.attempt))
 
     async def FetchOutput(  # noqa: N802  the proto's name
         self, request: control_pb2.RoundRequest, context: Context
@@ -126,6 +143,22 @@ async def _header(requests: AsyncIterator[party_pb2.UploadRequest]) -> party_pb2
     raise InvalidUpload("an upload begins with its header")
 
 
+async def _sealed_header(requests: AsyncIterator[party_pb2.SealedUploadRequest]) -> party_pb2.SealedUploadHeader:
+    async for request in requests:
+        if request.WhichOneof("part") == "header":
+            return request.header
+        break
+    raise InvalidUpload("an upload begins with its header")
+
+
+async def _receive_sealed(requests: AsyncIterator[party_pb2.SealedUploadRequest], upload: SealedSession) -> None:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidUpload("after the header of an upload come chunks only")
+        chunk = request.chunk
+        await asyncio.to_thread(upload.write, chunk.offset, chunk.sealed)
+
+
 async def _receive(requests: AsyncIterator[party_pb2.UploadRequest], session: UploadSession) -> None:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
@@ -136,8 +169,10 @@ async def _receive(requests: AsyncIterator[party_pb2.UploadRequest], session: Up
 
 def _key(
     request: party_pb2.UploadStatusRequest
+    | party_pb2.SealedUploadHeader
     | control_pb2.RoundRequest
     | control_pb2.SealRoundRequest
+    | control_pb2.RunRoundRequest
     | control_pb2.EndRoundRequest,
 ) -> RoundKey:
     return RoundKey(TaskDigest(request.task_digest), RoundNumber(request.round))
@@ -156,6 +191,9 @@ def _reply(progress: Progress) -> party_pb2.UploadReply:
 def _status(status: RoundStatus) -> control_pb2.RoundStatusReply:
     reply = control_pb2.RoundStatusReply(
         state=status.state,
+        attempt=status.attempt,
+        running=status.running,
+        setback=status.setback,
         complete=[
             control_pb2.Submission(slot=s.slot, participant=s.participant, manifest_digest=s.manifest_digest)
             for s in status.complete

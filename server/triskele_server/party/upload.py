@@ -74,6 +74,11 @@ class UploadSession:
         """Whether the upload needs nothing more."""
         return self._complete
 
+    @property
+    def position(self) -> int:
+        """Bytes of the heavy share that have come, also in earlier streams."""
+        return self._position
+
     def write(self, offset: int, data: bytes) -> None:
         """Step (8): take the next chunk. Raises InvalidUpload and takes nothing, or Unavailable if the disk fails."""
         with self._lock:

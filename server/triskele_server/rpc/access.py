@@ -15,6 +15,8 @@ def _methods(service: str, *names: str) -> frozenset[str]:
     return frozenset(f"/{_PACKAGE}.{service}/{name}" for name in names)
 
 
+_READS = ("ListTasks", "WatchRounds", "ListRounds", "FetchResult")
+
 ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
     {
         "participant": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds", "Enrol", "FetchResult")
@@ -24,6 +26,9 @@ ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
         ),
         "party": _methods("Peer", "Exchange"),
         "operator": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds"),
+        # The server of another framework: a reader fetches aggregates, a forwarder also brings sealed uploads.
+        "reader": _methods("Coordinator", *_READS),
+        "forwarder": _methods("Coordinator", *_READS, "EnrolFor") | _methods("Party", "UploadSealed"),
     }
 )
 

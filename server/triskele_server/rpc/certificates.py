@@ -9,7 +9,7 @@ import datetime
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -20,7 +20,7 @@ AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
 _BACKDATED = datetime.timedelta(minutes=10)  # members' clocks may be this far behind
 
-PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | x25519.X25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,20 @@ class Authority:
         builder = self._leaf(identity, key, [x509.UniformResourceIdentifier(identity.uri)])
         return _credential(builder.add_extension(usage, critical=False).sign(self._key, SHA256()), key)
 
-    def _leaf(self, identity: Identity, key: PrivateKey, names: list[x509.GeneralName]) -> x509.CertificateBuilder:
+    def sealing(self, identity: Identity) -> Credential:
+        """An X25519 certificate to seal uploads to a party with; of no use for TLS or for signing."""
+        key = x25519.X25519PrivateKey.generate()
+        builder = self._leaf(identity, key, [x509.UniformResourceIdentifier(identity.uri)], key_agreement=True)
+        return _credential(builder.sign(self._key, SHA256()), key)
+
+    def _leaf(
+        self, identity: Identity, key: PrivateKey, names: list[x509.GeneralName], *, key_agreement: bool = False
+    ) -> x509.CertificateBuilder:
         own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         return (
             self._builder(_subject(f"{identity.role} {identity.name}"[:64], identity.federation), key, LEAF_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(_key_usage(signs_certificates=False, key_agreement=key_agreement), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
@@ -102,15 +110,15 @@ def _subject(name: str, federation: str) -> x509.Name:
     )
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(*, signs_certificates: bool, key_agreement: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not signs_certificates,
+        digital_signature=not (signs_certificates or key_agreement),
         key_cert_sign=signs_certificates,
         crl_sign=signs_certificates,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=key_agreement,
         encipher_only=False,
         decipher_only=False,
     )

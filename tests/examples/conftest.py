@@ -1,0 +1,108 @@
+"""The wheel, built once from a copy of the sources, where it sees the dependencies but not the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+EXAMPLES = CHECKOUT / "examples"
+SOURCES = ("client", "server", "proto", "LICENSE", "README.md", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A virtual environment with the wheel in it."""
+
+    root: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.root / "bin" / "python"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for a process that must see this installation only, and no network."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "PIP_"))
+        }
+        path = os.pathsep.join([str(self.root / "bin"), os.environ["PATH"]])
+        offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        return {**kept, **offline, "PATH": path, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+
+    def run(self, script: str, cwd: Path, *, timeout: float = 120) -> str:
+        """What a shell script prints; it must succeed."""
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as `python -m build` makes it."""
+    root = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, root / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=120)
+    (made,) = (root / "dist").glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="session")
+def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel and nothing else in a new environment; the dependencies are looked up where the tests have theirs.
+
+    A line in a .pth file shows that folder's packages, but does not follow the folder's own .pth files: an editable
+    installation of the checkout stays invisible.
+    """
+    root = tmp_path_factory.mktemp("installation")
+    venv.create(root, with_pip=False)
+    made = Installation(root)
+    (packages,) = root.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    install = [str(made.python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, timeout=120, cwd=root, env=made.environment)
+    pip = root / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec "{made.python}" -m pip "$@"\n', encoding="utf-8", newline="\n")
+    pip.chmod(0o755)
+    return made
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path):
+    """Copy one example out of the checkout and give its folder."""
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")))
+
+    return copied
+
+
+def commands(readme: Path) -> list[str]:
+    """The shell blocks of a README, in order."""
+    return re.findall(r"```sh\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def files_in(wheel: Path) -> set[str]:
+    """Names of the files in a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
