@@ -32,7 +32,7 @@ PIXELS: Final = IMAGE_HEIGHT * IMAGE_WIDTH
 
 TEST_PHOTOS_PER_PERSON: Final = 3
 VARIANTS_PER_PHOTO: Final = 4
-"""Training images made from one photograph: itself, and shifted or mirrored copies."""
+"""Training images made from one photograph, where nothing else is said: itself, and shifted or mirrored copies."""
 MAX_SHIFT: Final = 6
 """Largest shift of a copy in each direction, in photograph pixels."""
 DIRICHLET_ALPHA: Final = 3.0
@@ -78,7 +78,9 @@ def load_photos() -> ByteArray:
     return np.stack(photos).reshape(PEOPLE, PHOTOS_PER_PERSON, PHOTO_HEIGHT, PHOTO_WIDTH)
 
 
-def federate(photos: ByteArray, *, participants: int, rng: np.random.Generator) -> FederatedFaces:
+def federate(
+    photos: ByteArray, *, participants: int, rng: np.random.Generator, variants: int = VARIANTS_PER_PHOTO
+) -> FederatedFaces:
     """Split the photographs of ``load_photos`` into test images and one training set per participant.
 
     The split is per photograph, so no copy of a test photograph is trained on. Each person's training images are
@@ -95,10 +97,22 @@ def federate(photos: ByteArray, *, participants: int, rng: np.random.Generator) 
         test_images += [to_image(photos[person, i]) for i in order[:TEST_PHOTOS_PER_PERSON]]
         owners = rng.dirichlet(np.full(participants, DIRICHLET_ALPHA))
         for i in order[TEST_PHOTOS_PER_PERSON:]:
-            for image in _variants(photos[person, i], rng):
+            for image in _variants(photos[person, i], variants, rng):
                 dealt[rng.choice(participants, p=owners)].append((image, person))
     test_labels = np.repeat(np.arange(PEOPLE, dtype=np.int64), TEST_PHOTOS_PER_PERSON)
     return FederatedFaces(tuple(map(_collect, dealt)), LabelledImages(np.stack(test_images), test_labels))
+
+
+def hold_back(faces: FederatedFaces, share: float, rng: np.random.Generator) -> tuple[FederatedFaces, LabelledImages]:
+    """Take that share of all training images at random from the participants; the rest, and what was taken."""
+    sizes = [len(own.labels) for own in faces.participants]
+    taken = np.zeros(sum(sizes), np.bool_)
+    taken[rng.choice(len(taken), round(share * len(taken)), replace=False)] = True
+    masks = np.split(taken, np.cumsum(sizes)[:-1])
+    rest = tuple(_selected(own, ~mask) for own, mask in zip(faces.participants, masks, strict=True))
+    parts = [_selected(own, mask) for own, mask in zip(faces.participants, masks, strict=True)]
+    held = LabelledImages(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+    return FederatedFaces(rest, faces.test), held
 
 
 def to_image(photo: ByteArray) -> FloatArray:
@@ -154,8 +168,8 @@ def _orl_folder() -> Path:
     return folder
 
 
-def _variants(photo: ByteArray, rng: np.random.Generator) -> list[FloatArray]:
-    return [to_image(photo)] + [to_image(_moved(photo, rng)) for _ in range(VARIANTS_PER_PHOTO - 1)]
+def _variants(photo: ByteArray, count: int, rng: np.random.Generator) -> list[FloatArray]:
+    return [to_image(photo)] + [to_image(_moved(photo, rng)) for _ in range(count - 1)]
 
 
 def _moved(photo: ByteArray, rng: np.random.Generator) -> ByteArray:
@@ -163,6 +177,10 @@ def _moved(photo: ByteArray, rng: np.random.Generator) -> ByteArray:
     padded = np.pad(photo, MAX_SHIFT, mode="edge")
     moved: ByteArray = padded[top : top + PHOTO_HEIGHT, left : left + PHOTO_WIDTH]
     return moved[:, ::-1] if rng.random() < 0.5 else moved
+
+
+def _selected(data: LabelledImages, mask: NDArray[np.bool_]) -> LabelledImages:
+    return LabelledImages(data.images[mask], data.labels[mask])
 
 
 def _collect(dealt: list[tuple[FloatArray, int]]) -> LabelledImages:

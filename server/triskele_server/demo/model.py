@@ -68,11 +68,22 @@ def accuracy(params: Params, images: FloatArray, labels: IntArray) -> float:
 
 
 def local_update(
-    params: Params, images: FloatArray, labels: IntArray, *, epochs: int, lr: float, rng: np.random.Generator
+    params: Params,
+    images: FloatArray,
+    labels: IntArray,
+    *,
+    epochs: int,
+    lr: float,
+    rng: np.random.Generator,
+    batch_size: int | None = BATCH,
 ) -> Params:
-    """Parameters after ``epochs`` of SGD on the images minus the parameters before (McMahan et al. 2017, FedAvg)."""
+    """Parameters after ``epochs`` of SGD on the images minus the parameters before (McMahan et al. 2017, FedAvg).
+
+    ``batch_size`` None takes all images in every step: what is left then is a participant's own view of the task,
+    without the noise of small batches, and honest updates agree more.
+    """
     trained = {name: value.copy() for name, value in params.items()}
-    for batch in _batches(len(labels), epochs, rng):
+    for batch in _batches(len(labels), batch_size or max(len(labels), 1), epochs, rng):
         gradient = _gradient(trained, images[batch], labels[batch])
         norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in gradient.values())))
         step = np.float32(lr * min(1.0, MAX_GRADIENT_NORM / max(norm, 1e-12)))
@@ -81,11 +92,11 @@ def local_update(
     return {name: trained[name] - params[name] for name in SHAPES}
 
 
-def _batches(count: int, epochs: int, rng: np.random.Generator) -> Iterator[IntArray]:
+def _batches(count: int, size: int, epochs: int, rng: np.random.Generator) -> Iterator[IntArray]:
     for _ in range(epochs):
         order = rng.permutation(count)
-        for start in range(0, count, BATCH):
-            yield order[start : start + BATCH]
+        for start in range(0, count, size):
+            yield order[start : start + size]
 
 
 def _forward(params: Params, images: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -1,12 +1,15 @@
-"""What the demo shows: a live view of the round under way, and the table at the end."""
+"""What the demo shows: a live view of the round under way, and the tables at the end."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,19 +19,24 @@ from rich.text import Text
 from triskele import RoundView
 from triskele_server.demo.experiment import RoundReport
 
+PLAIN: Final = "FedAvg"
+"""How plain averaging is called beside the names of rules."""
+
+_RULES_SIDE_BY_SIDE: Final = 2
+_NUMBER_WIDTH: Final = 6  # "100.0%"
 _PHASES = ("OPEN", "SEALED", "CHECKED", "FILTERED", "COMBINED", "RELEASED")
+_ACCEPTED: Final = MappingProxyType({"flame": "in the majority cluster", "fltrust": "positive trust"})
 
 
 class Screen:
     """A live view on a terminal; on anything else, one line per round."""
 
-    def __init__(self, console: Console, participants: int, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int) -> None:
         self._console = console
-        self._participants = participants
         self._rounds = rounds
         self._lock = threading.Lock()
         self._view: RoundView | None = None
-        self._run = ""
+        self._attack, self._aggregation = "", PLAIN
         self._reports: list[RoundReport] = []
         self._started = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=True)
@@ -46,10 +54,12 @@ class Screen:
         """A line that stays."""
         self._console.print(line, highlight=False)
 
-    def begin(self, run: str) -> None:
-        """A new training run."""
+    def begin(self, attack: str, aggregation: str) -> None:
+        """A new training run, under PLAIN or a rule."""
         with self._lock:
-            self._run, self._view, self._reports = run, None, []
+            self._attack, self._aggregation, self._view, self._reports = attack, aggregation, None, []
+        if not self._console.is_terminal:
+            self.say(self._run())
 
     def show(self, view: RoundView) -> None:
         """The round under way has changed."""
@@ -61,12 +71,19 @@ class Screen:
         with self._lock:
             self._reports.append(report)
         if not self._console.is_terminal:
-            self.say(f"  {self._run}: round {report.round}/{self._rounds}  {_outcome(report)}")
+            self.say(f"  {report.round}/{self._rounds}  {_outcome(report)}")
+
+    def _run(self) -> str:
+        """Attack, aggregation, and what it means to be accepted."""
+        if self._aggregation == PLAIN:
+            return f"{self._attack}, plain averaging"
+        meaning = _ACCEPTED.get(self._aggregation)
+        return f"{self._attack}, Triskele with {self._aggregation}" + (f" (accepted: {meaning})" if meaning else "")
 
     def _render(self) -> RenderableType:
         with self._lock:
-            view, reports = self._view, list(self._reports)
-        lines: list[RenderableType] = [Text(f"{self._run}   {time.monotonic() - self._started:.0f} s", style="bold")]
+            view, reports, run = self._view, list(self._reports), self._run()
+        lines: list[RenderableType] = [Text(f"{run}   {time.monotonic() - self._started:.0f} s", style="bold")]
         done = len(reports) / self._rounds
         lines.append(ProgressBar(total=1.0, completed=done, width=60))
         if view is not None:
@@ -74,8 +91,8 @@ class Screen:
             phases = Text(f"round {view.round}  ")
             for i, phase in enumerate(_PHASES):
                 phases.append(phase + " ", style="green" if i < reached else "bold yellow" if i == reached else "dim")
-            lines += [phases, Text(f"uploads {view.uploaded}/{self._participants}")]
-        lines += [Text(f"round {r.round}: {_outcome(r)}") for r in reports[-4:]]
+            lines += [phases, Text(f"uploads {view.uploaded}/{view.quorum}")]
+        lines += [Text(f"{r.round}/{self._rounds}  {_outcome(r)}") for r in reports[-4:]]
         return Group(*lines)
 
 
@@ -91,24 +108,52 @@ def _outcome(report: RoundReport) -> str:
     return "  ".join(parts)
 
 
-def final_table(results: Sequence[Mapping[str, Any]], rule: str) -> Table:
-    """Accuracy and backdoor success after the last round, plain averaging beside Triskele."""
-    table = Table(title=f"After the last round: plain federated averaging (FedAvg) and Triskele with {rule}")
+def final_tables(results: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> list[Table]:
+    """Plain averaging beside Triskele with each rule, after the last round; and what each rule let in on the way."""
+    malicious, participants = results[0]["malicious"], results[0]["participants"]
+    after = f"After the last round: plain averaging ({PLAIN}) and Triskele's rules"
+    on_the_way = "Updates accepted, mean of the rounds"
+    everybody = (PLAIN, *rules)
+    groups = [
+        (after, "accuracy", _Cells(everybody, "accuracy", _last_percentage)),
+        (after, "backdoor", _Cells(everybody, "backdoor_success", _last_percentage)),
+        (on_the_way, f"of {malicious} malicious", _Cells(rules, "malicious_accepted", _mean)),
+        (on_the_way, f"of {participants - malicious} honest", _Cells(rules, "honest_accepted", _mean)),
+    ]
+    # Two groups fit side by side into 80 characters as long as there are at most two rules.
+    together = [groups[:2], groups[2:]] if len(rules) <= _RULES_SIDE_BY_SIDE else [[group] for group in groups]
+    return [_table(results, side_by_side) for side_by_side in together]
+
+
+def _table(results: Sequence[Mapping[str, Any]], groups: Sequence[tuple[str, str, _Cells]]) -> Table:
+    """A row per attack; in each group a column per run, the group's name above the first."""
+    table = Table(title=groups[0][0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("attack", no_wrap=True)
-    for measure in ("accuracy", "backdoor"):
-        for who in ("FedAvg", "Triskele"):
-            table.add_column(f"{measure}\n{who}", justify="right")
-    table.add_column("malicious\naccepted", justify="right")
+    for _, name, cells in groups:
+        for run in cells.runs:
+            title = f"{name if run == cells.runs[0] else ''}\n{run}"
+            table.add_column(title, justify="right", min_width=_NUMBER_WIDTH)
     for result in results:
-        plain, secure = result["plain"][-1], result["triskele"][-1]
-        accepted = [r["malicious_accepted"] for r in result["triskele"]]
-        table.add_row(
-            result["attack"],
-            *(_percent(r[measure]) for measure in ("accuracy", "backdoor_success") for r in (plain, secure)),
-            "hidden" if None in accepted else f"{sum(accepted) / len(accepted):.1f} of {result['malicious']}",
-        )
+        table.add_row(result["attack"], *(text for _, _, cells in groups for text in cells.of(result)))
     return table
 
 
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{fraction:.1%}"
+@dataclass(frozen=True)
+class _Cells:
+    """One measure of several training runs under the same attack."""
+
+    runs: Sequence[str]
+    measure: str
+    summary: Callable[[Sequence[Any]], str]
+
+    def of(self, result: Mapping[str, Any]) -> list[str]:
+        return [self.summary([report[self.measure] for report in result["runs"][run]]) for run in self.runs]
+
+
+def _last_percentage(fractions: Sequence[float | None]) -> str:
+    return "–" if fractions[-1] is None else f"{fractions[-1]:.1%}"
+
+
+def _mean(counts: Sequence[int | None]) -> str:
+    known = [count for count in counts if count is not None]
+    return "hidden" if len(known) < len(counts) else f"{sum(known) / len(known):.1f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from round_parties import (
     COHORT,
     ended_the_round,
@@ -92,6 +93,29 @@ def test_a_stage_that_raises_or_opens_ends_the_round_without_its_text(function, 
     ran = _run_rogue_stage(function, names)
     ended_the_round(ran)
     assert "secret" not in str(ran.errors[0])
+
+
+WRONG_PUBLIC_MIXINGS = {
+    "nothing": lambda rows: None,
+    "secret": lambda rows: Mixing(torch.eye(rows, dtype=torch.int64), 1),
+    "floats": lambda rows: Mixing(np.eye(rows), 1),
+    "another shape": lambda rows: Mixing(np.eye(rows - 1, dtype=np.int64), 1),
+    "negative": lambda rows: Mixing(2 * np.eye(rows, dtype=np.int64) - np.eye(rows, k=1, dtype=np.int64), 1),
+    "another sum than the divisor": lambda rows: Mixing(np.eye(rows, dtype=np.int64), 2),
+    "a divisor without room": lambda rows: Mixing(np.eye(rows, dtype=np.int64) << 20, 1 << 20),
+    "an exception": lambda rows: rows // 0,
+}
+
+
+@pytest.mark.parametrize("names", ["rogue mean", "rogue multi-krum", "rogue median"])
+@pytest.mark.parametrize("wrong", WRONG_PUBLIC_MIXINGS)
+def test_a_public_stage_that_gives_something_else_ends_the_round(wrong, names):
+    ended_the_round(_run_rogue_stage(WRONG_PUBLIC_MIXINGS[wrong], names, giving="public", needs_gram=False))
+
+
+def test_an_honest_public_stage_passes():
+    ran = _run_rogue_stage(lambda rows: Mixing(np.eye(rows, dtype=np.int64), 1), giving="public", needs_gram=False)
+    assert openings(ran.outputs[0]) == [("valid", (N,)), ("aggregate", (D,))]
 
 
 # Each puts nearly all of the aggregate on row 0, or more of it than the divisor says.
