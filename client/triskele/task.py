@@ -177,17 +177,28 @@ def _checked_options(options: RuleOptions) -> RuleOptions:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has one number type for all: a float inside the options becomes {"float": its hexadecimal form}."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, Mapping):
-        return {k: {"float": v.hex()} if isinstance(v, float) else _plain(v) for k, v in value.items()}
+        return _plain_options(value)
     return value
 
 
+def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts, integers and tables as they are; a float as ["float", its hexadecimal form], which nothing else is."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return ["float", value.hex()]
+        return _plain_options(value) if isinstance(value, Mapping) else value
+
+    return {key: plain(value) for key, value in options.items()}
+
+
 def _restored(options: Any) -> Any:
-    if not isinstance(options, dict):
-        return options
-    if options.keys() == {"float"} and isinstance(options["float"], str):
-        return float.fromhex(options["float"])
-    return {k: _restored(v) for k, v in options.items()}
+    if isinstance(options, dict):
+        return {key: _restored(value) for key, value in options.items()}
+    if isinstance(options, list):
+        _, written = options
+        return float.fromhex(written)
+    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -193,8 +194,9 @@ def test_malicious_words_are_invalid_and_leave_the_aggregate_of_the_others_untou
     assert np.abs(outcome.aggregate - honest.mean(0)).max() < 1e-14
 
 
-@pytest.mark.parametrize("rule", RULES | MORE_RULES)
-@pytest.mark.parametrize("attack", ["pair of 2^63", "norm 1.3 C"])
+@pytest.mark.parametrize(
+    ("rule", "attack"), [*product(RULES, ["pair of 2^63", "norm 1.3 C"]), *product(MORE_RULES, ["norm 1.3 C"])]
+)
 def test_every_rule_gives_what_it_gives_without_the_malicious_row(rule, attack):
     d = SHORT
     common = _grid(1, d, seed=2)

@@ -462,7 +462,7 @@ def test_a_selection_below_the_minimum_ends_the_round(names):
 
 
 @pytest.mark.parametrize(
-    "names", ["mean", "norm-clip", "multi-krum", "flame", "foolsgold", "geometric-median", "fltrust"]
+    "names", ["mean", "norm-clip", "multi-krum", "dnc", "foolsgold", "geometric-median", "fltrust"]
 )
 def test_example_weights_on_one_row_end_the_round(names):
     spec = _task(names, weighted=True, rule_options=_options(names))
