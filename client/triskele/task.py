@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
@@ -88,7 +88,10 @@ class TaskSpec:
         self.check_headroom()
 
     def _checked_stages(self) -> tuple[str, ...]:
-        names = (self.rule,) if isinstance(self.rule, str) else tuple(self.rule)
+        given: Any = (self.rule,) if isinstance(self.rule, str) else self.rule
+        if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+            raise InvalidTask("rule must be a rule's name, or a list of names: stages, and the rule last")
+        names = tuple(given)
         if not names:
             names = (DEFAULT_RULE_WITH_ROOT if self.root else DEFAULT_RULE,)
         for name in names:
@@ -161,6 +164,8 @@ class TaskSpec:
 
 
 def _checked_options(options: RuleOptions) -> RuleOptions:
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InvalidTask("rule_options must be a table of options by name")
     for key, value in options.items():
         if isinstance(value, Mapping):
             _checked_options(value)
