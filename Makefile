@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons
+.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ nightly: setup
 	$(BIN)/python -m bench.operations
 	$(BIN)/python -m bench.filter
 	$(BIN)/python -m tests.oracle.sweep
+
+# Federated training under every attack with every rule, as docs/robustness.md was measured: hours of one core.
+robustness: setup
+	$(BIN)/python -m bench.robustness $(ARGS)
 
 # Flower's simulation runtime against a federation on this machine, in an environment of its own (half a minute to make).
 flower: setup .venv-flower/installed

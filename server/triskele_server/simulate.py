@@ -93,6 +93,8 @@ def simulate(
         max_rows=max_rows,
         min_accepted=min_accepted,
     )
+    if start is not None and l2_norm(start) > spec.clip_norm:
+        raise InvalidUpdate("previous is longer than clip_norm: no round gives such an aggregate")
     check_task(spec)
     sent = [i for i in range(len(rows)) if i not in unsent]
     with ThreadPoolExecutor(2) as pool:

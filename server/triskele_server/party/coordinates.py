@@ -15,7 +15,7 @@ from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.party.filter import call_stage, run_stages
 from triskele_server.party.rows import Rows
-from triskele_server.rules.pipeline import Pipeline
+from triskele_server.rules.pipeline import Pipeline, Stage
 from triskele_server.rules.registry import CoordinateSum
 
 _COMPARISONS = 1 << 18  # at a time: some 10 MB per party
@@ -37,13 +37,22 @@ def run_coordinate_wise(
             for mixing in secret:
                 block = mixing.matrix.matmul(block)  # type: ignore[union-attr]  # run_stages gives secret ones
             result = call_stage(last, block.t(), clip_norm=spec.clip_norm)
-            if not isinstance(result, CoordinateSum) or tuple(result.total.shape) != (stop - start,):
-                raise RoundFailed("rule_failed", f"rule:{last.rule.name}", "it must give a CoordinateSum of its block")
-            totals.append(result.total.rescale(0))
-            divisor = result.divisor
+            totals.append(_checked(last, result, stop - start, divisor))
+            divisor = result.divisor  # type: ignore[attr-defined]  # checked
     divisor *= public.divisor * int(np.prod([m.divisor for m in secret], dtype=np.int64))
     parts = [t.shares for t in totals]
     return Shares(torch.cat([p.first for p in parts]), torch.cat([p.second for p in parts])), divisor
+
+
+def _checked(last: Stage, result: object, coordinates: int, divisor: int) -> ReplicatedTensor:
+    """The sums of one block, if the rule gave what it should, and the same divisor as before (0: this is the first)."""
+    given = result if isinstance(result, CoordinateSum) else CoordinateSum(None, 0)  # type: ignore[arg-type]
+    total, by = given.total, given.divisor
+    right = isinstance(total, ReplicatedTensor) and total.fraction_bits == 0 and tuple(total.shape) == (coordinates,)
+    if not right or not isinstance(by, int) or isinstance(by, bool) or not 1 <= by < 1 << 31 or divisor not in (0, by):
+        detail = "it must give a CoordinateSum: a secret integer for each coordinate, and the same divisor for all"
+        raise RoundFailed("rule_failed", f"rule:{last.rule.name}", detail)
+    return total
 
 
 def _block(session: Session, rows: Rows, start: int, stop: int) -> ReplicatedTensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 
 from triskele.errors import PartyFault, RoundFailed, TriskeleError
+from triskele.limits import DEFAULT_LIMITS
 from triskele.task import TaskSpec
 from triskele_server.mpc import arithmetic
 from triskele_server.mpc.arithmetic import LIMIT_BITS
 from triskele_server.mpc.opening_ledger import UndeclaredOpening
-from triskele_server.mpc.replicated import ReplicatedTensor
+from triskele_server.mpc.replicated import PUBLIC_BITS, ReplicatedTensor
 from triskele_server.mpc.session import Session
-from triskele_server.rules.pipeline import Pipeline, Stage
+from triskele_server.rules.pipeline import MAX_DIVISOR_BITS, Pipeline, Stage
 from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BITS, Mixing, Rule, Scaled, ceil_log2
 
 Weights = torch.Tensor | ReplicatedTensor  # public or secret
@@ -95,15 +97,49 @@ def run_stages(
     gram, shrunk = _in_unit(gram, divisor)
     for stage in pipeline.stages:
         rows = gram.size(0) - references
-        mixing = call_stage(stage, gram[:rows, :rows], clip_norm=clip_norm / shrunk)
-        if not isinstance(mixing, Mixing) or not isinstance(mixing.matrix, ReplicatedTensor):
-            raise RoundFailed("rule_failed", f"rule:{stage.rule.name}", "a stage gives a Mixing with a secret matrix")
+        mixing = checked_mixing(stage, call_stage(stage, gram[:rows, :rows], clip_norm=clip_norm / shrunk), rows)
         mixings.append(mixing)
         extended = _with_reference(mixing, references)
         mixed = gram.matmul(extended.t()).t().matmul(extended.t())
         gram, further = _in_unit(mixed, mixing.divisor)
         shrunk *= further
     return mixings, gram, clip_norm / shrunk
+
+
+def checked_mixing(stage: Stage, result: object, rows: int) -> Mixing:
+    """A stage's result, if it is a mixing of `rows` rows of the declared kind; raises RoundFailed otherwise.
+
+    Whether a secret matrix is in range is part of the one bit that is opened later.
+    """
+    matrix, divisor = (result.matrix, result.divisor) if isinstance(result, Mixing) else (None, 0)
+    public = not stage.rule.needs_gram
+    most = 1 << (MAX_DIVISOR_BITS if public else ceil_log2(DEFAULT_LIMITS.max_rows))
+    right = isinstance(divisor, int) and not isinstance(divisor, bool) and 1 <= divisor <= most
+    if isinstance(matrix, np.ndarray):
+        right = right and public and matrix.dtype == np.int64 and matrix.ndim == 2 and len(matrix) > 0
+        right = right and matrix.shape[1] == rows and int(matrix.min()) >= 0 and int(matrix.max()) <= divisor
+        right = right and np.array_equal(matrix.sum(1), np.full(len(matrix), divisor))
+    elif isinstance(matrix, ReplicatedTensor):
+        right = right and not public and matrix.fraction_bits == 0 and len(matrix.shape) == 2
+        right = right and matrix.shape[0] > 0 and matrix.shape[1] == rows
+    else:
+        right = False
+    if not right or not isinstance(result, Mixing):
+        raise RoundFailed(
+            "rule_failed",
+            f"rule:{stage.rule.name}",
+            f"a stage gives a Mixing: a {'public' if public else 'secret'} integer matrix [m, {rows}] >= 0, "
+            f"whose rows sum to its divisor, an integer from 1 to {most}",
+        )
+    return result
+
+
+def _out_of_line(mixing: Mixing) -> list[ReplicatedTensor]:
+    """Words that are negative where a secret mixing has a negative entry, or a row of another sum than the divisor."""
+    if not isinstance(mixing.matrix, ReplicatedTensor):
+        return []
+    sums = mixing.matrix.sum(-1)
+    return [mixing.matrix.reshape(-1), sums - mixing.divisor, -sums + mixing.divisor]
 
 
 def _in_unit(gram: ReplicatedTensor, divisor: int) -> tuple[ReplicatedTensor, float]:
@@ -153,7 +189,12 @@ def run_filter(
             mixings, rows, clip_norm = run_stages(pipeline, gram() if needed else None, public.divisor, spec.clip_norm)
             count = len(public.matrix) if rows is None else rows.size(0) - bool(last.rule.reference)
             result = call_stage(last, rows if last.rule.needs_gram else count, clip_norm=clip_norm)
-            verdict = _checked(last, result, count, pipeline.normalises(spec))
+            divisors = math.prod(m.divisor for m in (*mixings, public)) if mixings else 1
+            verdict = _checked(last, result, count, pipeline.normalises(spec), divisors)
+            # Whether the built-in stages are in line their tests tell.
+            foreign = [m for m, s in zip(mixings, pipeline.stages, strict=True) if not s.rule.built_in]
+            extra = [words for mixing in foreign for words in _out_of_line(mixing)]
+            verdict = replace(verdict, out_of_range=(*verdict.out_of_range, *extra))
         return _decided(_Setting(spec, pipeline, (*reversed(mixings), public), examples), verdict)
     except UndeclaredOpening as error:  # secret weights from a rule that declared none, above all
         raise RoundFailed("rule_failed", f"rule:{last.rule.name}", str(error)) from error
@@ -172,7 +213,7 @@ def call_stage(stage: Stage, *arguments: object, **given: object) -> object:
         raise RoundFailed("rule_failed", blame, type(error).__name__) from error
 
 
-def _checked(last: Stage, result: object, rows: int, normalise: bool) -> _Verdict:
+def _checked(last: Stage, result: object, rows: int, normalise: bool, divisors: int) -> _Verdict:
     """The rule's result, if its types, shapes and scales are what the rule declared.
 
     Whether secret values are in range is part of the one bit that is opened later.
@@ -192,8 +233,12 @@ def _checked(last: Stage, result: object, rows: int, normalise: bool) -> _Verdic
         # The mean of the scales may be 1, of normalised weights 2^15: that is what the headroom check counts on.
         total = verdict.scaled().sum()
         total = total if given.reference is None else total + given.reference
-        most = 1 << (WEIGHT_BITS + MAX_SCALE_BITS) if normalise else _with_slack(rows << SCALE_BITS)
+        room = 1 << (WEIGHT_BITS + MAX_SCALE_BITS - ceil_log2(divisors))
+        most = room if normalise else _with_slack(rows << SCALE_BITS)
         out_of_range += _outside(total.unsqueeze(0), most)
+    if rule.selected is not None:
+        missing = _secret(bits).sum() - rule.selected(rows, last.options)
+        out_of_range += [missing.reshape(1), -missing.reshape(1)]
     return replace(verdict, out_of_range=tuple(out_of_range))
 
 
@@ -210,7 +255,9 @@ def _problem(rule: Rule, given: Scaled, rows: int) -> str:
         right = isinstance(weights, ReplicatedTensor) and weights.fraction_bits == places
     if not right or tuple(weights.shape) != (rows,):
         return f"it must give {rows} weights of the declared kind ({rule.giving}): 0 or 1, or {WEIGHT_BITS} places"
-    if (given.scale is None) != (rule.scale_bits is None) or (given.reference is not None and rule.reference is None):
+    if (given.scale is None) != (rule.scale_bits is None) or (
+        given.reference is not None and rule.reference != "previous"  # a root is a participant: never by itself
+    ):
         return "it gives scales or a reference's coefficient that it does not declare, or the other way round"
     for part, shape in ((given.scale, (rows,)), (given.reference, ())):
         if part is not None and not (
@@ -243,6 +290,14 @@ def _mapped_back(verdict: _Verdict, mixing: Mixing) -> _Verdict:
     return replace(verdict, weights=weights, scale=scale, combined=combined, reference=reference, unit=unit)
 
 
+def _shrunk(weights: Weights, divisor: int) -> Weights:
+    """Normalised weights divided by a stage's divisor again, rounded down: they add up to 1, and their scales fit."""
+    if divisor == 1:
+        return weights
+    parts = _secret(weights) * round(2.0**PUBLIC_BITS / divisor)
+    return parts.times_power_of_two(-PUBLIC_BITS).rescale(WEIGHT_BITS)
+
+
 def _row_times(row: Weights, matrix: Weights) -> Weights:
     if isinstance(row, torch.Tensor) and isinstance(matrix, ReplicatedTensor):
         return matrix.t().matmul(row.unsqueeze(1))[:, 0]
@@ -264,6 +319,8 @@ class _Setting:
         """The verdict on participants' rows, their secret example weights multiplied in."""
         for mixing in self.mixings:
             verdict = _mapped_back(verdict, mixing)
+            if self.pipeline.normalises(self.spec) and verdict.combined is None and verdict.unit == mixing.divisor:
+                verdict = replace(verdict, weights=_shrunk(verdict.weights, mixing.divisor), unit=1)
         if self.examples is None:
             return verdict
         if not self.pipeline.normalises(self.spec):

@@ -19,7 +19,8 @@ from triskele.task import FRACTION_BITS, TaskSpec
 from triskele_server.linear.gram import exact_gram_part, gram_part, mixed
 from triskele_server.linear.shares import SharePair, WordShare
 from triskele_server.linear.sketch import Sketch
-from triskele_server.rules.pipeline import BUCKETING, Pipeline, Stage
+from triskele_server.party.filter import call_stage, checked_mixing
+from triskele_server.rules.pipeline import Pipeline
 from triskele_server.rules.registry import Mixing
 
 
@@ -91,15 +92,11 @@ def lay_out(
         reference = _known_to_all(np.zeros(spec.dimension, np.int64) if previous is None else previous, party)
     pipeline = pipeline.with_buckets(len(participants), spec.max_rows)
     mixing = Mixing(np.eye(len(participants), dtype=np.int64), 1)
-    if pipeline.stages and pipeline.stages[0].rule.name == BUCKETING:
-        mixing = _mixing(pipeline.stages[0], len(participants), coin)
+    if pipeline.stages and not pipeline.stages[0].rule.needs_gram:
+        stage = pipeline.stages[0]
+        mixing = checked_mixing(stage, call_stage(stage, len(participants), coin=coin), len(participants))
         pipeline = Pipeline(pipeline.stages[1:], pipeline.last)
     return Rows(participants, [submissions[i][1] for i in participants], reference, root, mixing), pipeline
-
-
-def _mixing(stage: Stage, rows: int, coin: bytes) -> Mixing:
-    result: Mixing = stage.rule.call(rows, options=stage.options, coin=coin)
-    return result
 
 
 def _known_to_all(words: Words, party: PartyIndex) -> SharePair:

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import marshal
 import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from triskele.errors import InvalidTask
@@ -125,8 +127,10 @@ class Rule:
 
     @cached_property
     def source_digest(self) -> str:
-        """SHA-256 of the source of the module that defines it, hexadecimal."""
-        return hashlib.sha256(inspect.getsource(sys.modules[self.function.__module__]).encode()).hexdigest()
+        """SHA-256 of the file of the module that defines it, hexadecimal; of its code where it has no file."""
+        file = getattr(sys.modules.get(self.function.__module__), "__file__", None)
+        source = Path(file).read_bytes() if file and Path(file).is_file() else marshal.dumps(self.function.__code__)
+        return hashlib.sha256(source).hexdigest()
 
     def check_options(self, options: Options) -> None:
         """Raise InvalidTask unless every option is known, of its type, and in range."""
@@ -223,11 +227,18 @@ def known() -> list[str]:
 
 
 def _load(name: str) -> None:
-    for point in entry_points(group=ENTRY_POINTS, name=name):
+    points = {(p.value, p.dist.name if p.dist else ""): p for p in entry_points(group=ENTRY_POINTS, name=name)}
+    if len(points) > 1:
+        owners = ", ".join(f"{value} ({package})" for value, package in sorted(points))
+        raise InvalidTask(f"rule {name!r} is installed more than once: {owners}; uninstall all but one")
+    for point in points.values():
+        before = dict(_RULES)
         try:
             point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # A user's own module: whatever it raises, the task is refused and nothing else suffers.
+            _RULES.clear()
+            _RULES.update(before)
             raise InvalidTask(
                 f"rule {name!r} ({point.value}) does not load: {type(error).__name__}: {error}"
             ) from error
