@@ -343,6 +343,20 @@ def test_stages_and_weights_behind_buckets(buckets):
     assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-14
 
 
+@pytest.mark.parametrize("rule", ["geometric-median", "fltrust"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_thousand_participants_lose_no_precision(rule, weighted, buckets):
+    """Trust and example weights of a thousandth each make weights of a millionth."""
+    updates, root = _poisoned(1001, 60), 1000 if rule == "fltrust" else None
+    weights = np.arange(1001) * 7919 % 50 + 1 if weighted else None
+    outcome = simulate(updates, rule=rule, clip_norm=1.0, root=root, weights=weights)
+    order = buckets(1001 - (root is not None), 8)
+    expected = aggregate(
+        updates, ["bucketing", rule], {"size": 8}, clip_norm=1.0, root=root, weights=weights, order=order
+    )
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-14 * np.linalg.norm(expected.aggregate)
+
+
 # ---- a root, and a previous aggregate -----------------------------------------------------------------------------
 
 
@@ -369,6 +383,19 @@ def test_rows_shorter_than_any_scale_reaches_count_at_the_largest_scale(n, size,
     outcome = simulate(updates, rule=["bucketing", "fltrust"], rule_options=options, clip_norm=1.0, root=n)
     expected = aggregate(updates, ["bucketing", "fltrust"], options, clip_norm=1.0, root=n, order=buckets(n, size))
     assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-12
+
+
+@pytest.mark.parametrize("stage", ["", "nnm "])
+@pytest.mark.parametrize("ratio", [2.0**-9, 2.0**4])
+def test_the_roots_length_is_given_to_rows_however_long_they_are(ratio, stage):
+    updates = _poisoned(31, 60) * (1 / 32)
+    updates[:30] *= min(ratio, 1) * 16
+    updates[30] = _poisoned(31, 60)[29] * (0.9 if ratio < 1 else 1 / 32)
+    updates = np.round(updates * ONE) / ONE
+    rule, options = [*stage.split(), "fltrust"], {"num_malicious_nodes": 5} if stage else {}
+    outcome = simulate(updates, rule=rule, rule_options=options, clip_norm=1.0, root=30)
+    expected = aggregate(updates, rule, options, clip_norm=1.0, root=30)
+    assert np.linalg.norm(outcome.aggregate - expected.aggregate) < 2.0**-11 * np.linalg.norm(expected.aggregate)
 
 
 @pytest.mark.parametrize("root", [-1, 6, 100])
@@ -402,6 +429,22 @@ def test_two_rounds_one_after_the_other():
     again = simulate(updates, rule="centered-clip", rule_options={"tau": 0.3}, clip_norm=1.0, previous=first.aggregate)
     expected = aggregate(updates, "centered-clip", {"tau": 0.3}, clip_norm=1.0, previous=first.aggregate)
     assert np.linalg.norm(again.aggregate - expected.aggregate) < 2.0**-14
+
+
+def test_rounds_go_on_where_rounding_makes_an_aggregate_longer_than_the_clip_norm():
+    row = np.zeros(30, np.int64)
+    row[0] = ONE + 3  # what a client's rounding may give; up to 1.1 clip norms are valid
+    previous = None
+    for _ in range(4):
+        outcome = simulate(
+            np.zeros((4, 30)),
+            raw_rows=dict.fromkeys(range(4), row),
+            rule="centered-clip",
+            clip_norm=1.0,
+            previous=previous,
+        )
+        previous = outcome.aggregate
+    assert np.abs(previous * ONE - row).max() < 2
 
 
 @pytest.mark.parametrize("previous", [np.zeros(29), np.zeros((1, 30)), np.full(30, np.nan), np.full(30, np.inf)])

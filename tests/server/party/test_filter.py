@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -407,6 +409,26 @@ def test_a_references_coefficient_out_of_range_ends_the_round(coefficient):
     ended_the_round(ran, "too_few_accepted", COHORT)
 
 
+@pytest.mark.parametrize("stage", ["", "bucketing ", "nnm "])
+def test_a_reference_beside_fractions_has_the_part_that_its_coefficient_says(stage):
+    """A half of the mean of the rows, and a half of the previous aggregate."""
+    half = 1 << SCALE_BITS - 1
+
+    def halving(gram):
+        rows = gram.size(0) - 1
+        trust = secret_words(gram, [1 << 20] * rows, WEIGHT_BITS)
+        return Scaled(trust, secret_words(gram, [half] * rows, SCALE_BITS), secret_words(gram, half, SCALE_BITS))
+
+    previous = np.full(D, 1 << 17)
+    with own_rules():
+        rule("rogue", giving="fractions", rejects=False, scale_bits=0, reference="previous")(halving)
+        spec = _task(stage + "rogue")
+        inputs = [replace(given, previous=previous) for given in _inputs(spec)]
+        output = run_rounds(inputs).outputs[0]
+    mean = output.words / output.weight_total / 2.0**output.coefficient_bits
+    assert np.abs(mean - (_rows(spec).mean(0) + previous) / 2).max() < 64  # of 2^20
+
+
 def test_rows_and_reference_together_are_at_most_a_mean():
     ran = _run_rogue(_scaled(FULL, 1 << SCALE_BITS), **REFERRING)
     ended_the_round(ran, "too_few_accepted", COHORT)
@@ -424,6 +446,13 @@ def test_the_root_participant_alone_is_never_the_aggregate():
 )
 def test_public_weights_out_of_line_end_the_round(weights):
     ended_the_round(_run_rogue(lambda rows: np.array(weights), giving="public", needs_gram=False))
+
+
+def test_a_public_selection_of_the_declared_size_passes_and_of_another_ends_the_round():
+    declared = {"giving": "public", "needs_gram": False, "selected": lambda rows, options: 5}
+    five, all_six = np.array([1, 1, 1, 1, 1, 0]), ONES
+    assert _run_rogue(lambda rows: five, **declared).outputs[0].accepted == (0, 1, 2, 3, 4)
+    ended_the_round(_run_rogue(lambda rows: all_six, **declared))
 
 
 def test_public_weights_on_too_few_rows_end_the_round():

@@ -17,6 +17,7 @@ from round_parties import (
     task,
 )
 
+from triskele.errors import InvalidTask
 from triskele_server.rules import check_task
 from triskele_server.rules.registry import WEIGHT_BITS, Mixing, pre_aggregation, rule
 
@@ -118,20 +119,32 @@ def test_an_honest_public_stage_passes():
     assert openings(ran.outputs[0]) == [("valid", (N,)), ("aggregate", (D,))]
 
 
-# Each puts nearly all of the aggregate on row 0, or more of it than the divisor says.
+# Rows and their divisor. Each puts nearly all of the aggregate on row 0, or on the difference of rows 0 and 1, or more
+# on the rows than the divisor says.
 BAD_MIXINGS = {
-    "all from one row": np.outer(ONES, EYE[0]),
-    "large": np.outer(ONES, EYE[0] * ((1 << 33) - 1)) + 1,
-    "negative": np.outer(ONES, EYE[0] * 8) - 1,
-    "one negative": np.tile([2, 2, 2, 2, 2, -1], (N, 1)),
-    "another sum than the divisor": EYE * 2,
+    "all from one row": (np.outer(ONES, EYE[0]), 1),
+    "large": (np.outer(ONES, EYE[0] * ((1 << 33) - 1)) + 1, 1),
+    "negative": (np.outer(ONES, EYE[0] * 8) - 1, 2),
+    "one negative": (np.tile([2, 2, 2, 2, 2, -1], (N, 1)), 9),
+    "another sum than the divisor": (EYE * 2, 1),
+    "a sum beyond 2^64": (
+        np.array([[1 << 33, (1 << 63) - (1 << 33), (1 << 63) - 1, 7, 0, 0]] + [[1] * N] * (N - 1)),
+        6,
+    ),
 }
 
 
 @pytest.mark.parametrize("last", ["mean", "multi-krum"])
 @pytest.mark.parametrize("bad", BAD_MIXINGS)
 def test_a_mixing_out_of_line_ends_the_round(bad, last):
-    ended_the_round(_run_rogue_stage(_mixing(BAD_MIXINGS[bad]), f"rogue {last}"), "too_few_accepted", COHORT)
+    ended_the_round(_run_rogue_stage(_mixing(*BAD_MIXINGS[bad]), f"rogue {last}"), "too_few_accepted", COHORT)
+
+
+def test_what_a_stage_declares_must_fit_together():
+    """A public mixing is drawn before there is a Gram matrix; a secret one is made of it."""
+    for declared in ({"giving": "public"}, {"needs_gram": False}, {"giving": "fractions"}):
+        with own_rules(), pytest.raises(InvalidTask, match="rogue"):
+            pre_aggregation("rogue", **declared)(lambda gram: None)
 
 
 # ---- the minimum cohort, behind a stage ---------------------------------------------------------------------------
