@@ -19,7 +19,6 @@ import grpc
 from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from triskele.config import MemberConfig
-from triskele.credentials import Credentials
 from triskele.errors import Unavailable, WrongState, from_rpc_error
 from triskele.identity import Identity
 from triskele.ids import PartyIndex
@@ -86,22 +85,23 @@ def typed_errors(peer: str) -> Iterator[None]:
 
 
 class Connections:
-    """One participant's channels, opened when first needed and closed together. Safe to use from several threads."""
+    """One participant's channels, opened when first needed and closed together. Safe to use from several threads.
+
+    credentials: asked before every call; when it gives another object, as after a renewal, channels are opened anew.
+    """
 
     def __init__(
         self,
         config: MemberConfig,
-        credentials: Credentials | grpc.ChannelCredentials,
+        credentials: Callable[[], grpc.ChannelCredentials],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._config = config
         self._limits = limits
-        self._credentials = (
-            grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
-            if isinstance(credentials, Credentials)
-            else credentials
-        )
+        self._credentials = credentials
+        self._used: grpc.ChannelCredentials | None = None  # by the channels
         self._channels: dict[tuple[str, str], grpc.Channel] = {}
+        self._replaced: list[grpc.Channel] = []  # calls of other threads may be under way on them
         self._branches: weakref.WeakSet[Connections] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -135,7 +135,8 @@ class Connections:
         """Close every channel and branch; calls and waits that are under way in other threads end with an error."""
         with self._lock:
             self._closed.set()
-            channels, branches = list(self._channels.values()), list(self._branches)
+            channels, branches = [*self._replaced, *self._channels.values()], list(self._branches)
+            self._replaced.clear()
             self._channels.clear()
         for branch in branches:
             branch.close()
@@ -147,8 +148,13 @@ class Connections:
         with self._lock:
             if self._closed.is_set():
                 raise WrongState(_CLOSED)
+            credentials = self._credentials()
+            if credentials is not self._used:
+                self._replaced += self._channels.values()
+                self._channels.clear()
+                self._used = credentials
             if key not in self._channels:
-                self._channels[key] = grpc.secure_channel(address, self._credentials, options=self._options(server))
+                self._channels[key] = grpc.secure_channel(address, credentials, options=self._options(server))
             return self._channels[key]
 
     def _options(self, server: Identity) -> list[tuple[str, str | int]]:

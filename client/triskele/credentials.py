@@ -1,10 +1,11 @@
-"""The certificates and keys of a participant, read once from its files and checked against each other."""
+"""The certificates and keys of a participant, read from its files and checked against each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,15 +13,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from triskele.config import ParticipantConfig
 from triskele.errors import ConfigurationError
+from triskele.renewal import Renewed
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """PEM bytes for the connection, and the Ed25519 key and certificate that sign manifests. Never printed."""
+    """Authority (PEM), what a connection needs, and the Ed25519 key and certificate that sign. Never printed."""
 
     authority: bytes = field(repr=False)
-    certificate: bytes = field(repr=False)
-    key: bytes = field(repr=False)
+    channel: grpc.ChannelCredentials = field(repr=False)
     signing_key: Ed25519PrivateKey = field(repr=False)
     signing_certificate: x509.Certificate = field(repr=False)
 
@@ -39,13 +40,22 @@ class Credentials:
                 f"signing.key ({config.signing.key}) does not belong to signing.certificate "
                 f"({config.signing.certificate})"
             )
+        authority = _read("tls.authority", config.tls.authority)
         return cls(
-            authority=_read("tls.authority", config.tls.authority),
-            certificate=_read("tls.certificate", config.tls.certificate),
-            key=_read("tls.key", config.tls.key),
+            authority=authority,
+            channel=grpc.ssl_channel_credentials(
+                authority, _read("tls.key", config.tls.key), _read("tls.certificate", config.tls.certificate)
+            ),
             signing_key=key,
             signing_certificate=signing,
         )
+
+    @classmethod
+    def renewed(cls, config: ParticipantConfig) -> Renewed[Credentials]:
+        """The same, and read again whenever a file has changed; raises as `load` does, but later keeps what it has."""
+        tls, signing = config.tls, config.signing
+        files = (tls.authority, tls.certificate, tls.key, signing.certificate, signing.key)
+        return Renewed(files, lambda: cls.load(config))
 
 
 def _read(setting: str, path: Path) -> bytes:

@@ -23,6 +23,7 @@ from triskele.enrolment_wish import EnrolmentWish
 from triskele.errors import ConfigurationError, NotFound, PartyFault, RoundFailed
 from triskele.ids import RoundNumber
 from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.renewal import Renewed
 from triskele.result import Aggregate
 from triskele.sealed import SealContext, SealedUpload
 from triskele.task import TaskSpec
@@ -43,8 +44,9 @@ class FrameworkServer:
         self.forwards = config.forwarder is not None
         self.sealing_certificates = tuple(_der(path) for path in config.sealing)  # of parties 0, 1, 2
         tls = config.tls
-        authority, key, certificate = (_read(path) for path in (tls.authority, tls.key, tls.certificate))
-        self._connections = Connections(config, grpc.ssl_channel_credentials(authority, key, certificate), limits)
+        files = (tls.authority, tls.key, tls.certificate)
+        credentials = Renewed(files, lambda: grpc.ssl_channel_credentials(*map(_read, files)))
+        self._connections = Connections(config, credentials.current, limits)
         self._limits = limits
         self._retries = replace(retries, sleep=self._connections.sleep)
         self._coordinator = Coordinator(self._connections, limits, self._retries)

@@ -31,6 +31,7 @@ from triskele.errors import NotFound
 from triskele.ids import ParticipantId, RoundNumber
 from triskele.in_thread import in_thread
 from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.renewal import Renewed
 from triskele.round import Membership, Round, SubmittedUpdate
 from triskele.structure import Update
 from triskele.upload import Progress
@@ -44,13 +45,13 @@ class Participant:
     def __init__(
         self,
         config: ParticipantConfig,
-        credentials: Credentials,
+        credentials: Renewed[Credentials],
         *,
         limits: Limits = DEFAULT_LIMITS,
         retries: RetryPolicy = DEFAULT_RETRIES,
     ) -> None:
         self.id = ParticipantId(config.participant)
-        self._connections = Connections(config, credentials, limits)
+        self._connections = Connections(config, lambda: credentials.current().channel, limits)
         self._coordinator = Coordinator(self._connections, limits, replace(retries, sleep=self._connections.sleep))
         self._membership = Membership(self.id, credentials, self._coordinator)
 
@@ -60,7 +61,7 @@ class Participant:
     ) -> Self:
         """The participant that participant.toml describes; raises ConfigurationError naming the file and the key."""
         config = ParticipantConfig.load(path)
-        return cls(config, Credentials.load(config), limits=limits, retries=retries)
+        return cls(config, Credentials.renewed(config), limits=limits, retries=retries)
 
     def __repr__(self) -> str:
         return f"Participant({self.id!r})"

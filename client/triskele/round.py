@@ -10,6 +10,7 @@ from triskele.credentials import Credentials
 from triskele.errors import RoundFailed
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, Slot
 from triskele.in_thread import in_event_loop, in_thread
+from triskele.renewal import Renewed
 from triskele.result import Aggregate
 from triskele.structure import Structure, Update, flatten
 from triskele.submission import encode_update, prepare
@@ -23,7 +24,7 @@ class Membership:
     """Who submits, with which key, through whom."""
 
     participant: ParticipantId
-    credentials: Credentials
+    credentials: Renewed[Credentials]
     coordinator: Coordinator
 
 
@@ -86,7 +87,8 @@ class Round:
         self, coordinator: Coordinator, update: Update, weight: int | None, clip: bool, progress: Progress | None
     ) -> SubmittedUpdate:
         me = self.membership
-        key, certificate = me.credentials.signing_key, me.credentials.signing_certificate
+        credentials = me.credentials.current()
+        key, certificate = credentials.signing_key, credentials.signing_certificate
         # (1) Everything that can be wrong with the update is found before anybody is asked for anything.
         vector, structure = flatten(update)
         structure.check_fits(self.task)

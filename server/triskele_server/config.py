@@ -69,11 +69,12 @@ class TlsTable(_Table):
     authority: FilePath
     certificate: FilePath
     key: FilePath
+    denied: FilePath | None = None  # members and certificates that are refused: rpc/deny_list.py
 
     @property
     def files(self) -> TlsFiles:
         """The same as the rpc package takes them."""
-        return TlsFiles(certificate=self.certificate, key=self.key, authority=self.authority)
+        return TlsFiles(self.certificate, self.key, self.authority, self.denied)
 
 
 class ProbesTable(_Table):

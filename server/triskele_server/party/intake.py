@@ -33,6 +33,7 @@ from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
 from triskele_server.party.upload import Progress, UploadSession
 from triskele_server.round_state import RoundState
+from triskele_server.rpc.deny_list import DenyList
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Intake:
         *,
         party: PartyIndex,
         authority: x509.Certificate,
+        deny_list: DenyList | None = None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -75,6 +77,7 @@ class Intake:
         self._files = files
         self._party = party
         self._authority = authority
+        self._deny_list = deny_list or DenyList()
         self._now = now
         self._limits = limits
         self._places: dict[tuple[RoundKey, ParticipantId], _Place] = {}
@@ -102,6 +105,7 @@ class Intake:
     ) -> UploadSession:
         """Steps (1) to (7): an upload that goes on from what is committed. Raises a ParticipantFault."""
         manifest = manifests.verify(signed, authority=self._authority, identity=caller.uri, now=self._now())  # (1)
+        self._deny_list.check(caller, x509.load_der_x509_certificate(signed.certificate).serial_number)
         if manifest.participant != caller.name:  # (2)
             raise InvalidUpload(f"manifest: made for {manifest.participant}, but sent by {caller.name}")
         key = RoundKey(manifest.task, manifest.round)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import datetime
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import grpc
 import structlog
 from cryptography import x509
 
@@ -21,10 +23,15 @@ from triskele_server.party.sealed_intake import SealedIntake, load_sealing_key
 from triskele_server.party.service import PartyControlService, PartyService
 from triskele_server.party.share_files import ShareFiles
 from triskele_server.party.store import PartyStore
+from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.health import start_probes
 from triskele_server.rpc.server import bind, build_server, stop_server, until_stop_signal
 
 _log = structlog.get_logger(__name__)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,8 @@ async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[Bou
         host=config.probes.host, health_port=config.probes.health_port, metrics_port=config.probes.metrics_port
     )
     try:
-        store = await asyncio.to_thread(PartyStore, config.data)
-        try:
-            files = ShareFiles(config.data)
-            intake = Intake(store, files, party=config.index, authority=_authority(config))
-            control = RoundControl(store, files, intake, runner, config)
-            await control.recover()
-            server = build_server(config.tls.files, config.federation)
-            party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake)), server)
-            control_pb2_grpc.add_PartyControlServicer_to_server(
-                PartyControlService(control, config.coordinator), server
-            )
+        server = build_server(config.tls.files, config.federation)
+        async with behind(server, config, runner):
             port = bind(server, config.listen, config.tls.files)
             await server.start()
             try:
@@ -63,11 +61,33 @@ async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[Bou
             finally:
                 await probes.not_ready()
                 await stop_server(server)
-                await control.stop()
-        finally:
-            await asyncio.to_thread(store.close)
     finally:
         await probes.stop()
+
+
+@asynccontextmanager
+async def behind(
+    server: grpc.aio.Server, config: PartyConfig, runner: RoundRunner, now: Callable[[], datetime.datetime] = _now
+) -> AsyncIterator[None]:
+    """Everything of a party but its sockets: recovered from its disk and added to `server`, which the caller starts.
+
+    The caller stops `server` before the block ends. `now` is what certificates are checked against.
+    """
+    store = await asyncio.to_thread(PartyStore, config.data)
+    try:
+        files = ShareFiles(config.data)
+        deny_list = DenyList(config.tls.denied)
+        intake = Intake(store, files, party=config.index, authority=_authority(config), deny_list=deny_list, now=now)
+        control = RoundControl(store, files, intake, runner, config)
+        await control.recover()
+        party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake)), server)
+        control_pb2_grpc.add_PartyControlServicer_to_server(PartyControlService(control, config.coordinator), server)
+        try:
+            yield
+        finally:
+            await control.stop()
+    finally:
+        await asyncio.to_thread(store.close)
 
 
 async def serve(config: PartyConfig) -> None:

@@ -20,6 +20,7 @@ from triskele.identity import Identity
 from triskele_server import metrics
 from triskele_server.logs import describe
 from triskele_server.rpc.access import check_access
+from triskele_server.rpc.deny_list import DenyList
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Layer = Callable[[str, Context], AbstractAsyncContextManager[None]]
@@ -98,14 +99,15 @@ async def observed(method: str, context: Context) -> AsyncIterator[None]:
         (_log.debug if polled else _log.info)("rpc", code=code.name, reason=reason, seconds=round(seconds, 6))
 
 
-def access_for(federation: str) -> Layer:
-    """The layer that lets only callers through whom the table allows this method."""
+def access_for(federation: str, deny_list: DenyList) -> Layer:
+    """The layer that lets only callers through whom the table allows this method and the deny list does not name."""
 
     @asynccontextmanager
     async def access(method: str, context: Context) -> AsyncIterator[None]:
         identity = caller(context)
         structlog.contextvars.bind_contextvars(caller=identity.uri)
         check_access(identity, method, federation)
+        deny_list.check_pem(identity, next(iter(context.auth_context()["x509_pem_cert"])))
         yield
 
     return access

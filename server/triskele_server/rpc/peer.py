@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
-from triskele.errors import Forbidden, PartyFault, PeerLost, WrongState
+from triskele.errors import ConfigurationError, Forbidden, PartyFault, PeerLost, WrongState
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS
 from triskele.sharing import WORD_BYTES
@@ -61,9 +61,7 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         self.loop = asyncio.get_running_loop()
         self._previous = PartyIndex((config.index + 2) % 3)
         self._next = PartyIndex((config.index + 1) % 3)
-        self._channel = open_channel(
-            config.peers[self._next], party_identity(config.federation, self._next), config.tls.files
-        )
+        self._config = config
         self._sessions: dict[bytes, dict[PartyIndex, _Link]] = {}
         self._dials: dict[bytes, asyncio.Task[None]] = {}
         self._joined = asyncio.Condition()
@@ -96,19 +94,26 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         for session in list(self._sessions):
             self.leave(session)
             self._forget(session)
-        await self._channel.close(None)
 
     async def _dial(self, session: bytes, link: _Link) -> None:
         try:
             link.attached = True
             hello = peer_pb2.Frame(session=session, label=_HELLO, last=True)
-            call = peer_pb2_grpc.PeerStub(self._channel).Exchange(_messages(link, hello), wait_for_ready=True)
-            async for message in call:
-                link.received(message)
+            async with self._channel_to_next() as channel:
+                call = peer_pb2_grpc.PeerStub(channel).Exchange(_messages(link, hello), wait_for_ready=True)
+                async for message in call:
+                    link.received(message)
         except grpc.aio.AioRpcError as error:
             _log.warning("peer_stream_broke", peer=self._next, status=error.code().name)
+        except ConfigurationError as error:
+            _log.error("peer_not_dialled", peer=self._next, problem=str(error))
         finally:
             link.incoming.put(None)
+
+    def _channel_to_next(self) -> grpc.aio.Channel:
+        """A new one for each session: a certificate that was renewed is used from the next attempt on."""
+        identity = party_identity(self._config.federation, self._next)
+        return open_channel(self._config.peers[self._next], identity, self._config.tls.files)
 
     async def Exchange(  # noqa: N802 - the name is the protocol's
         self,

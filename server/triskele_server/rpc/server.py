@@ -9,6 +9,7 @@ import grpc
 
 from triskele.errors import ConfigurationError
 from triskele_server.rpc.channel import message_options
+from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.interceptors import LayerInterceptor, access_for, caller, errors_to_statuses, observed
 from triskele_server.rpc.tls import TlsFiles
 
@@ -29,7 +30,7 @@ def build_server(tls: TlsFiles, federation: str) -> grpc.aio.Server:
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it silently
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _MINIMUM_PING_MILLISECONDS),
     ]
-    layers = (errors_to_statuses, observed, access_for(federation))
+    layers = (errors_to_statuses, observed, access_for(federation, DenyList(tls.denied)))
     return grpc.aio.server(interceptors=[LayerInterceptor(layer) for layer in layers], options=options)
 
 

@@ -1,4 +1,4 @@
-"""The three PEM files that make a process a member of the federation."""
+"""The three PEM files that make a process a member of the federation, and their renewal while it runs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from triskele.errors import ConfigurationError
+from triskele.renewal import Renewed
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """Paths of this process's certificate chain, its private key and the federation's certificate authority."""
+    """Paths of this process's certificate chain, its private key, the federation's authority, and the deny list."""
 
     certificate: Path
     key: Path
     authority: Path
+    denied: Path | None = None
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Mutual TLS for a server: a client without a certificate of the authority is turned away in the handshake."""
-        pair = (_read(self.key), _read(self.certificate))
-        return grpc.ssl_server_credentials([pair], _read(self.authority), require_client_auth=True)
+        """Mutual TLS for a server: a client without a certificate of the authority is turned away in the handshake.
+
+        Every new connection gets the files as they are then. Raises ConfigurationError if they cannot be used now.
+        """
+        renewed = Renewed((self.certificate, self.key, self.authority), self._configuration, told=_not_renewed)
+        return grpc.dynamic_ssl_server_credentials(
+            renewed.current(), renewed.current, require_client_authentication=True
+        )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Mutual TLS for a client."""
-        return grpc.ssl_channel_credentials(_read(self.authority), _read(self.key), _read(self.certificate))
+        """Mutual TLS for a client, with the files as they are now; raises ConfigurationError."""
+        certificate, key, authority = self._pem()
+        return grpc.ssl_channel_credentials(authority, key, certificate)
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        certificate, key, authority = self._pem()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+
+    def _pem(self) -> tuple[bytes, bytes, bytes]:
+        """Certificate chain, key, authority, checked against each other; raises ConfigurationError."""
+        certificate, key, authority = _read(self.certificate), _read(self.key), _read(self.authority)
+        try:
+            own = x509.load_pem_x509_certificate(certificate).public_key()
+            matches = load_pem_private_key(key, None).public_key() == own
+            x509.load_pem_x509_certificates(authority)
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # from None: the text could quote what is in the key file
+            raise ConfigurationError(
+                f"{self.certificate}, {self.key} and {self.authority} must hold a certificate, its private key "
+                "without a password, and the authority's certificate, all PEM"
+            ) from None
+        if not matches:
+            raise ConfigurationError(f"{self.certificate} and {self.key} do not belong together")
+        return certificate, key, authority
+
+
+def _not_renewed(error: ConfigurationError) -> None:
+    _log.error("certificate_not_renewed", problem=str(error))
 
 
 def _read(path: Path) -> bytes:

@@ -251,6 +251,27 @@ def test_upload_that_broke_is_brought_again_from_its_beginning(start_party, spec
     assert files["alice-0.words"] == made.heavy_bytes
 
 
+@pytest.mark.parametrize("by", ["name", "signing certificate"])
+def test_forwarder_cannot_bring_the_upload_of_a_denied_participant(  # noqa: PLR0917  fixtures
+    start_party, spec, submission, federation, refused, tmp_path, by
+):
+    certificate = federation.directory / "participants" / "alice" / "signing.crt"
+    serial = x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
+    denied = tmp_path / "denied.txt"
+    denied.write_text(federation.identity("alice").uri if by == "name" else f"serial:{serial:x}")
+    tls = federation.party_config(0, tmp_path).tls.model_copy(update={"denied": denied})
+
+    async def scenario():
+        async with start_party(tls=tls) as party:
+            await party.open(spec)
+            alice, bob = submission("alice"), submission("bob", slot=1)
+            async with refused(grpc.StatusCode.PERMISSION_DENIED, "deny list"):
+                await bring(party, requests(sealed_for(federation, alice), alice))
+            return await bring(party, requests(sealed_for(federation, bob), bob))
+
+    assert asyncio.run(scenario()).complete
+
+
 def test_party_without_a_sealing_key_takes_no_sealed_upload(start_party, spec, submission, federation, refused):
     async def scenario():
         async with start_party(sealing_key=None) as party:

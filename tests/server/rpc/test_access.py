@@ -137,8 +137,11 @@ def test_the_expected_table_names_only_methods_that_exist():
     assert len(METHODS) == 16
 
 
-def _leaf(members, uris):
-    """A certificate of the right authority with the given URI names, and no other."""
+MINUTE = datetime.timedelta(minutes=1)
+
+
+def _leaf(members, uris, *, begins=-MINUTE, ends=10 * MINUTE):
+    """A certificate of the right authority with the given URI names, and no other; valid from and to, from now."""
     authority = members.authority.credential
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
@@ -151,8 +154,8 @@ def _leaf(members, uris):
         .issuer_name(issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(minutes=10))
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
         .add_extension(names, critical=False)
         .sign(issuer_key, SHA256())
     )
@@ -188,6 +191,19 @@ def test_the_same_certificate_with_one_identity_is_let_in(members):
     """The control of the test above: what is refused there is refused for its names."""
     tls = members.files("even", _leaf(members, [f"spiffe://{FEDERATION}/participant/p00"]))
     assert asyncio.run(_with_server(members, {"even": tls}, [LIST_TASKS])) == {("even", LIST_TASKS): grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param({"begins": -2 * MINUTE, "ends": -MINUTE}, id="expired"),
+        pytest.param({"begins": MINUTE, "ends": 2 * MINUTE}, id="not yet valid"),
+    ],
+)
+def test_certificate_that_is_not_valid_now_gets_no_connection(members, times):
+    tls = members.files("untimely", _leaf(members, [f"spiffe://{FEDERATION}/participant/p00"], **times))
+    seen = asyncio.run(_with_server(members, {"untimely": tls}, [LIST_TASKS]))
+    assert set(seen.values()) == {grpc.StatusCode.UNAVAILABLE}
 
 
 def test_certificate_of_another_authority_gets_no_connection(members, strangers):
