@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -22,9 +23,11 @@ from triskele.task import FRACTION_BITS, Decisions, Gram, RuleOption, TaskSpec
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
 from triskele_server.mpc.transport import Traffic, Transport, thread_transports
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
+from triskele_server.party.validity import NORM_SLACK_PERCENT
 from triskele_server.rules import check_task
 
 _ROUND = RoundNumber(1)
+_LONGEST = math.sqrt(NORM_SLACK_PERCENT) / 10  # in clip norms: a valid update, and so a mean of them
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ def simulate(
         max_rows=max_rows,
         min_accepted=min_accepted,
     )
-    if start is not None and l2_norm(start) > spec.clip_norm:
-        raise InvalidUpdate("previous is longer than clip_norm: no round gives such an aggregate")
+    if start is not None and l2_norm(start) > _LONGEST * spec.clip_norm:
+        raise InvalidUpdate(f"previous is longer than {_LONGEST} clip norms: no round gives such an aggregate")
     check_task(spec)
     sent = [i for i in range(len(rows)) if i not in unsent]
     with ThreadPoolExecutor(2) as pool:

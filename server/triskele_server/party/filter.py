@@ -18,7 +18,7 @@ from triskele_server.mpc.opening_ledger import UndeclaredOpening
 from triskele_server.mpc.replicated import PUBLIC_BITS, ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.rules.pipeline import MAX_DIVISOR_BITS, Pipeline, Stage
-from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BITS, Mixing, Rule, Scaled, ceil_log2
+from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BITS, Mixing, Scaled, ceil_log2
 
 Weights = torch.Tensor | ReplicatedTensor  # public or secret
 
@@ -135,11 +135,12 @@ def checked_mixing(stage: Stage, result: object, rows: int) -> Mixing:
 
 
 def _out_of_line(mixing: Mixing) -> list[ReplicatedTensor]:
-    """Words that are negative where a secret mixing has a negative entry, or a row of another sum than the divisor."""
+    """Words that are negative where a secret mixing has an entry not in [0, divisor], or a row of another sum."""
     if not isinstance(mixing.matrix, ReplicatedTensor):
         return []
     sums = mixing.matrix.sum(-1)
-    return [mixing.matrix.reshape(-1), sums - mixing.divisor, -sums + mixing.divisor]
+    entries = mixing.matrix.reshape(-1)
+    return [entries, -entries + mixing.divisor, sums - mixing.divisor, -sums + mixing.divisor]
 
 
 def _in_unit(gram: ReplicatedTensor, divisor: int) -> tuple[ReplicatedTensor, float]:
@@ -220,24 +221,26 @@ def _checked(last: Stage, result: object, rows: int, normalise: bool, divisors: 
     """
     rule = last.rule
     given = result if isinstance(result, Scaled) else Scaled(result, None)  # type: ignore[arg-type]
-    problem = _problem(rule, given, rows)
+    problem = _problem(last, given, rows)
     if problem:
         raise RoundFailed("rule_failed", f"rule:{rule.name}", problem)
     bits = torch.from_numpy(given.weights) if isinstance(given.weights, np.ndarray) else given.weights
     weights = _secret(bits).normalised().rescale(WEIGHT_BITS) if normalise else bits
-    verdict = _Verdict(bits, weights, given.scale, None, given.reference, 1, ())
+    # Beside normalised weights the scaled ones have WEIGHT_BITS places, and so has what is added to them.
+    reference = given.reference.rescale(WEIGHT_BITS) if normalise and given.reference is not None else given.reference
+    verdict = _Verdict(bits, weights, given.scale, None, reference, 1, ())
     largest = _with_slack(1 << SCALE_BITS + (rule.scale_bits or 0))
     one = 1 if rule.giving == "selection" else _with_slack(1 << WEIGHT_BITS)
     out_of_range = _outside(bits, one) + _outside(given.scale, largest) + _outside(given.reference, largest)
     if given.scale is not None:
         # The mean of the scales may be 1, of normalised weights 2^15: that is what the headroom check counts on.
         total = verdict.scaled().sum()
-        total = total if given.reference is None else total + given.reference
+        total = total if reference is None else total + reference
         room = 1 << (WEIGHT_BITS + MAX_SCALE_BITS - ceil_log2(divisors))
         most = room if normalise else _with_slack(rows << SCALE_BITS)
         out_of_range += _outside(total.unsqueeze(0), most)
-    if rule.selected is not None:
-        missing = _secret(bits).sum() - rule.selected(rows, last.options)
+    if rule.selected is not None and isinstance(bits, ReplicatedTensor):
+        missing = bits.sum() - rule.selected(rows, last.options)
         out_of_range += [missing.reshape(1), -missing.reshape(1)]
     return replace(verdict, out_of_range=tuple(out_of_range))
 
@@ -246,8 +249,8 @@ def _with_slack(bound: int) -> int:
     return bound * 17 // 16  # a sixteenth for rounding
 
 
-def _problem(rule: Rule, given: Scaled, rows: int) -> str:
-    weights = given.weights
+def _problem(last: Stage, given: Scaled, rows: int) -> str:
+    rule, weights = last.rule, given.weights
     if rule.giving == "public":
         right = isinstance(weights, np.ndarray) and weights.dtype == np.int64 and bool(np.isin(weights, (0, 1)).all())
     else:
@@ -255,6 +258,10 @@ def _problem(rule: Rule, given: Scaled, rows: int) -> str:
         right = isinstance(weights, ReplicatedTensor) and weights.fraction_bits == places
     if not right or tuple(weights.shape) != (rows,):
         return f"it must give {rows} weights of the declared kind ({rule.giving}): 0 or 1, or {WEIGHT_BITS} places"
+    if isinstance(weights, np.ndarray) and rule.selected is not None:
+        declared = rule.selected(rows, last.options)
+        if int(weights.sum()) != declared:
+            return f"it selects {int(weights.sum())} rows where it declares {declared}"
     if (given.scale is None) != (rule.scale_bits is None) or (
         given.reference is not None and rule.reference != "previous"  # a root is a participant: never by itself
     ):
@@ -318,15 +325,16 @@ class _Setting:
     def of_participants(self, verdict: _Verdict) -> _Verdict:
         """The verdict on participants' rows, their secret example weights multiplied in."""
         for mixing in self.mixings:
-            verdict = _mapped_back(verdict, mixing)
+            before, verdict = verdict, _mapped_back(verdict, mixing)
             if self.pipeline.normalises(self.spec) and verdict.combined is None and verdict.unit == mixing.divisor:
-                verdict = replace(verdict, weights=_shrunk(verdict.weights, mixing.divisor), unit=1)
+                weights = _shrunk(verdict.weights, mixing.divisor)
+                verdict = replace(verdict, weights=weights, reference=before.reference, unit=1)
         if self.examples is None:
             return verdict
         if not self.pipeline.normalises(self.spec):
             combined = None if verdict.combined is None else self.examples * verdict.combined
             return replace(verdict, weights=self.examples * verdict.weights, combined=combined)
-        parts = _parts_of_the_total(self.examples).times_power_of_two(-_COHORT_BITS)
+        parts = _parts_of_the_total(self.examples)  # integers: the product of two small fractions keeps its places
         return replace(verdict, weights=(parts * verdict.weights).normalised().rescale(WEIGHT_BITS), unit=1)
 
 
@@ -339,11 +347,13 @@ def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
     if pipeline.opens_selection(spec):
         bits = _secret(verdict.bits).open("accepted")
         verdict = replace(verdict, bits=bits, weights=bits)
-        public = replace(setting, examples=None).of_participants(verdict).weights
-        rows = accepted = tuple(int(i) for i in torch.nonzero(public).flatten())
         final = setting.of_participants(verdict)
+    if isinstance(verdict.bits, torch.Tensor) and not pipeline.mixes_in_secret:
+        public = replace(setting, examples=None).of_participants(replace(verdict, scale=None)).weights
+        rows = _nonzero(public)
+        accepted = rows if spec.decisions == "public" else None
     elif pipeline.last.rule.rejects and spec.decisions == "public":
-        accepted = tuple(int(i) for i in torch.nonzero(_secret(carrying).open("accepted")).flatten())
+        accepted = _nonzero(_secret(carrying).open("accepted"))
     combined = final.scaled()[list(rows)]
     total = _weight_total(setting, verdict, final)
     if total < 1:
@@ -356,6 +366,12 @@ def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
         accepted,
         final.reference,
     )
+
+
+def _nonzero(public: Weights) -> tuple[int, ...]:
+    if not isinstance(public, torch.Tensor):  # not reached: no secret stage, no example weights
+        raise TriskeleError("these weights are secret")
+    return tuple(int(i) for i in torch.nonzero(public).flatten())
 
 
 def _weight_total(setting: _Setting, verdict: _Verdict, final: _Verdict) -> int:

@@ -106,6 +106,14 @@ class Rule:
         if self._keywords - _GIVEN != bounds:
             named = sorted(self._keywords - _GIVEN)
             raise InvalidTask(f"rule {self.name!r}: `minimum` must name its keyword-only options {named}")
+        if self.kind == "pre_aggregation" and (self.giving, self.needs_gram) not in (
+            ("public", False),
+            ("selection", True),
+        ):
+            raise InvalidTask(
+                f"stage {self.name!r}: a public mixing is drawn before there is a Gram matrix (giving='public', "
+                "needs_gram=False), a secret one is made of it"
+            )
         if self.scale_bits is not None and not 0 <= self.scale_bits <= MAX_SCALE_BITS:
             raise InvalidTask(f"rule {self.name!r}: scale_bits must be in 0 to {MAX_SCALE_BITS}")
 
