@@ -150,7 +150,8 @@ def test_killed_participant_resumes_its_upload_with_the_same_bytes(
 def raw_submission(member: Participant, round_: Round, words: np.ndarray, tamper=None) -> None:
     """Submit ring words as a malicious participant would: without the client's encoding, perhaps tampered with."""
     me = round_.membership
-    key, certificate = me.credentials.signing_key, me.credentials.signing_certificate
+    credentials = me.credentials.current()
+    key, certificate = credentials.signing_key, credentials.signing_certificate
     encoded = encode_update(np.zeros(DIMENSION), round_.task, round_.number, weight=None, clip=True, key=key)
     encoded.words[:] = words
     enrolment = me.coordinator.enrol(round_.task, round_.number)
