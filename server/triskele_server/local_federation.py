@@ -95,6 +95,10 @@ class LocalFederation:
                     raise Unavailable(f"{name} did not start; the end of {self.log(name)}:\n{self._log_end(name)}")
                 time.sleep(0.1)
 
+    def process_ids(self) -> dict[str, int]:
+        """Of the running processes, by name; a party's worker is its child."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def kill(self, name: str) -> None:
         """End a process at once, as a crash would (SIGKILL)."""
         process = self._processes.pop(name)
