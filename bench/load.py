@@ -88,7 +88,7 @@ def _status(process: int) -> dict[str, int]:
 
 
 def disk_megabytes(federation: LocalFederation) -> dict[str, float]:
-    """What the data folders of all servers hold: released aggregates, which stay; databases and their logs; the rest."""
+    """What the data folders of all servers hold: released aggregates, which stay; databases with logs; the rest."""
     found = dict.fromkeys(("results", "databases", "rest"), 0)
     for path in federation.made.directory.glob("*/data/**/*"):
         if path.is_file():
