@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,10 @@ def commands() -> typer.Typer:
     app = typer.Typer(help="Run and set up the servers of a federation.")
     for name, command in _COMMANDS.items():
         app.command(name)(_needing_extras(command))
+    provision = typer.Typer(invoke_without_command=True, callback=_needing_extras(run_provision))
+    for name, command in _PROVISION_COMMANDS.items():
+        provision.command(name)(_needing_extras(command))
+    app.add_typer(provision, name="provision")
     return app
 
 
@@ -45,6 +51,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file written by
 
 def run_coordinator(config: ConfigFile) -> None:
     """Run the coordinator until SIGTERM. Logs go to standard error as JSON lines."""
+    _end_on_sigterm()
     from triskele_server.config import load_coordinator  # noqa: PLC0415  keeps `triskele --help` fast
     from triskele_server.coordinator.process import serve  # noqa: PLC0415  the same
 
@@ -53,6 +60,7 @@ def run_coordinator(config: ConfigFile) -> None:
 
 def run_party(config: ConfigFile) -> None:
     """Run a party until SIGTERM. Logs go to standard error as JSON lines."""
+    _end_on_sigterm()
     from triskele_server.config import load_party  # noqa: PLC0415  keeps `triskele --help` fast
     from triskele_server.party.process import serve  # noqa: PLC0415  the same
 
@@ -60,12 +68,14 @@ def run_party(config: ConfigFile) -> None:
 
 
 def run_provision(
+    context: typer.Context,
     *,
-    directory: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
-    participants: Annotated[int, typer.Option(min=1, help="How many participants, named p00, p01, ….")],
+    directory: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist or be empty.")] = None,
+    participants: Annotated[int | None, typer.Option(min=1, help="How many participants, named p00, p01, ….")] = None,
     federation: Annotated[str, typer.Option(help="Name of the federation, part of every identity.")] = "demo",
     host: Annotated[str, typer.Option(help="Address that all servers listen on.")] = "127.0.0.1",
     base_port: Annotated[int, typer.Option(help="Coordinator's port; party i has base + 10 (i + 1).")] = 7000,
+    operator: Annotated[bool, typer.Option("--operator", help="Also an operator: may look at everything.")] = False,
     reader: Annotated[bool, typer.Option("--reader", help="Also a reader: may fetch aggregates.")] = False,
     forwarder: Annotated[
         bool, typer.Option("--forwarder", help="Also a forwarder: a reader that brings parties sealed uploads.")
@@ -73,6 +83,10 @@ def run_provision(
     as_json: Annotated[bool, typer.Option("--json", help="Report the files written as JSON.")] = False,
 ) -> None:
     """Write a federation: authority, certificates, keys and configurations. Keys are written, never printed."""
+    if context.invoked_subcommand is not None:
+        return
+    if directory is None or participants is None:
+        raise ConfigurationError("give --directory and --participants, or a command: add-participant, rotate, revoke")
     from triskele_server.provision import PortPlan, provision  # noqa: PLC0415  keeps `triskele --help` fast
 
     made = provision(
@@ -81,6 +95,7 @@ def run_provision(
         federation=federation,
         host=host,
         ports=PortPlan.from_base(base_port),
+        operator=operator,
         reader=reader,
         forwarder=forwarder,
     )
@@ -100,6 +115,65 @@ def run_provision(
     for path in made.parties:
         typer.echo(f"  triskele party --config {path}")
     typer.echo(f"Keep {directory / 'ca' / 'ca.key'} off-line: whoever has it can join under any name.")
+
+
+Provisioned = Annotated[
+    Path, typer.Option("--directory", help="Folder that `triskele provision` wrote, with ca/ca.key.")
+]
+
+
+def add_participant(
+    names: Annotated[list[str], typer.Argument(help="Names of the new participants.")],
+    directory: Provisioned,
+    as_json: Annotated[bool, typer.Option("--json", help="Report the files written as JSON.")] = False,
+) -> None:
+    """Make folders, keys and certificates for new participants; servers need no restart."""
+    from triskele_server.membership import add_participants  # noqa: PLC0415  keeps `triskele --help` fast
+
+    made = add_participants(directory, names)
+    if as_json:
+        typer.echo(json.dumps({"participants": {name: str(path) for name, path in made.items()}}, indent=2))
+        return
+    for name, path in made.items():
+        typer.echo(f"{name}: bring {path.parent} to its owner, by a way that nobody else reads")
+
+
+def rotate_member(
+    member: Annotated[str, typer.Argument(help="coordinator, party-0 to party-2, operator, or a participant's name.")],
+    directory: Provisioned,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Renew a member's keys and certificates; a running member takes them over when its files change."""
+    from triskele_server.membership import rotate  # noqa: PLC0415  keeps `triskele --help` fast
+
+    done = rotate(directory, member)
+    if as_json:
+        report = {"identity": done.identity.uri, "files": [str(p) for p in done.files], "replaced": list(done.replaced)}
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(f"New keys and certificates of {done.identity.uri}:")
+    for path in done.files:
+        typer.echo(f"  {path}")
+    typer.echo("Once it runs with them, shut the old ones out:")
+    for entry in done.replaced:
+        typer.echo(f"  triskele provision revoke --directory {directory} {entry}")
+
+
+def revoke_member(
+    entry: Annotated[str, typer.Argument(help="A member's name, its spiffe:// id, or serial:… of one certificate.")],
+    directory: Provisioned,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Shut a member or one certificate out: adds to the deny list of every server."""
+    from triskele_server.membership import revoke  # noqa: PLC0415  keeps `triskele --help` fast
+
+    lists = revoke(directory, entry)
+    if as_json:
+        typer.echo(json.dumps({"deny_lists": [str(path) for path in lists]}, indent=2))
+        return
+    typer.echo("Bring each of these to its server, which reads it again by itself:")
+    for path in lists:
+        typer.echo(f"  {path}")
 
 
 def run_demo(
@@ -155,6 +229,11 @@ def list_rules(*, as_json: Annotated[bool, typer.Option("--json", help="Print JS
         typer.echo(f"{r.name:18} {r.kind.replace('_', '-'):16} {options}{origin}")
 
 
+def _end_on_sigterm() -> None:
+    """From here until the process handles the signal itself: the kernel has no default for PID 1 of a container."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
 def _run(process: Coroutine[Any, Any, None]) -> None:
     import asyncio  # noqa: PLC0415  keeps `triskele --help` fast
 
@@ -164,7 +243,12 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "coordinator": run_coordinator,
     "party": run_party,
-    "provision": run_provision,
     "rules": list_rules,
     "demo": run_demo,
+}
+
+_PROVISION_COMMANDS: dict[str, Callable[..., None]] = {
+    "add-participant": add_participant,
+    "rotate": rotate_member,
+    "revoke": revoke_member,
 }

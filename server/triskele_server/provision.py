@@ -1,15 +1,15 @@
 """`triskele provision`: a working federation in a folder; certificates, keys and configurations for every process.
 
     DIR/ca/{ca.crt,ca.key}
-    DIR/coordinator/{coordinator.toml,ca.crt,tls.crt,tls.key,tasks/}
-    DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key}
+    DIR/coordinator/{coordinator.toml,ca.crt,tls.crt,tls.key,denied.txt,tasks/}
+    DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key,denied.txt}
     DIR/participants/<name>/{participant.toml,ca.crt,tls.crt,tls.key,signing.crt,signing.key}
     DIR/operator/{operator.toml,ca.crt,tls.crt,tls.key}                 only if asked for
     DIR/reader/{reader.toml,ca.crt,tls.crt,tls.key}                     only if asked for
     DIR/forwarder/{forwarder.toml,ca.crt,tls.crt,tls.key,sealing-{0,1,2}.crt}, DIR/party-{0,1,2}/sealing.key
                                                                         only if asked for
 
-Each process needs its own folder and nothing else of DIR. ca.key belongs off-line.
+Each process needs its own folder and nothing else of DIR. ca.key belongs off-line; `membership` needs it for changes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from triskele_server.config import Schedule, party_identity
 from triskele_server.rpc.certificates import Authority, Credential
 from triskele_server.rpc.ports import PortPlan, ProcessPorts
 
-__all__ = ["MAX_PARTICIPANTS", "PortPlan", "ProcessPorts", "Provisioned", "provision", "toml_text", "write_task"]
+__all__ = [
+    "DENY_LIST", "MAX_PARTICIPANTS", "PortPlan", "ProcessPorts", "Provisioned", "provision", "toml_text",
+    "write_files", "write_participant", "write_task",
+]  # fmt: skip
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 MAX_PARTICIPANTS = 1000  # identities made in one go
+DENY_LIST = "denied.txt"  # beside the configuration of each server: see rpc/deny_list.py
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def provision(
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))  # mode 0700
     try:
-        writer = _Writer(building, federation, host, ports or PortPlan.from_base(7000), now)
+        authority = Authority(federation, now or datetime.datetime.now(datetime.UTC))
+        writer = _Writer(building, federation, host, ports or PortPlan.from_base(7000), authority)
         writer.write_all(names, operator=operator, reader=reader, forwarder=forwarder)
         building.rename(directory)  # fails if somebody filled the directory meanwhile
     except OSError as error:
@@ -140,24 +145,26 @@ def _toml_lines(content: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 class _Writer:
     """Writes one federation below `root`."""
 
-    def __init__(self, root: Path, federation: str, host: str, ports: PortPlan, now: datetime.datetime | None) -> None:
+    def __init__(self, root: Path, federation: str, host: str, ports: PortPlan, authority: Authority) -> None:
         self._root = root
         self._federation = federation
         self._host = host
         self._ports = ports
-        self._authority = Authority(federation, now or datetime.datetime.now(datetime.UTC))
+        self._authority = authority
 
     def write_all(
         self, participants: Sequence[ParticipantId], *, operator: bool, reader: bool, forwarder: bool
     ) -> None:
         authority = self._authority.credential
-        self._files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
+        write_files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
         self._coordinator()
         for index in PARTIES:
             self._party(index, sealing_key="sealing.key" if forwarder else None)
         (self._root / "participants").mkdir(mode=0o700)
         for name in participants:
-            self._participant(name)
+            write_participant(
+                self._root, self._authority, self._federation, name, self._address(self._ports.coordinator.listen)
+            )
         if operator:
             self._caller("operator", {})
         if reader:
@@ -174,10 +181,11 @@ class _Writer:
             "data": "data",
             "tasks": "tasks",
             "parties": {str(i): self._address(self._ports.parties[i].listen) for i in PARTIES},
-            "tls": _TLS,
+            "tls": _TLS | {"denied": DENY_LIST},
             "probes": self._probes(ports),
         }
         self._member(folder, Identity(self._federation, "coordinator", "main"), "coordinator.toml", content)
+        write_files(folder, {DENY_LIST: b""})
         (folder / "tasks").mkdir(mode=0o700)
 
     def _party(self, index: PartyIndex, sealing_key: str | None) -> None:
@@ -191,26 +199,13 @@ class _Writer:
             "peer_listen": self._address(ports.peer or 0),
             "data": "data",
             "peers": peers,
-            "tls": _TLS,
+            "tls": _TLS | {"denied": DENY_LIST},
             "probes": self._probes(ports),
             "policy": {"min_accepted": 2},
         } | ({} if sealing_key is None else {"sealing_key": sealing_key})
         folder = self._root / f"party-{index}"
         self._member(folder, party_identity(self._federation, index), "party.toml", content)
-
-    def _participant(self, name: ParticipantId) -> None:
-        identity = Identity(self._federation, "participant", name)
-        signing = self._authority.signing(identity)
-        content = {
-            "federation": self._federation,
-            "participant": name,
-            "coordinator": self._address(self._ports.coordinator.listen),
-            "tls": _TLS,
-            "signing": {"certificate": "signing.crt", "key": "signing.key"},
-        }
-        folder = self._root / "participants" / name
-        self._member(folder, identity, "participant.toml", content)
-        self._files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key})
+        write_files(folder, {DENY_LIST: b""})
 
     def _caller(self, role: Literal["operator", "reader", "forwarder"], more: Mapping[str, Any]) -> None:
         """A member that only ever calls: its role is its name, its folder and its file."""
@@ -227,32 +222,59 @@ class _Writer:
         names = [f"sealing-{index}.crt" for index in PARTIES]
         self._caller("forwarder", {"sealing": names})
         certificates = {name: made.certificate for name, made in zip(names, sealing, strict=True)}
-        self._files(self._root / "forwarder", certificates)
+        write_files(self._root / "forwarder", certificates)
         for index in PARTIES:
-            self._files(self._root / f"party-{index}", {"sealing.key": sealing[index].key})
+            write_files(self._root / f"party-{index}", {"sealing.key": sealing[index].key})
 
     def _member(self, folder: Path, identity: Identity, name: str, content: Mapping[str, Any]) -> None:
-        tls: Credential = self._authority.tls(identity)
-        self._files(
-            folder,
-            {
-                name: toml_text(content).encode(),
-                "ca.crt": self._authority.credential.certificate,
-                "tls.crt": tls.certificate,
-                "tls.key": tls.key,
-            },
-        )
-
-    def _files(self, folder: Path, files: Mapping[str, bytes]) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for name, content in files.items():
-            _write(folder / name, content)
+        _write_member(folder, self._authority, identity, name, content)
 
     def _probes(self, ports: ProcessPorts) -> dict[str, Any]:
         return {"host": self._host, "health_port": ports.health, "metrics_port": ports.metrics}
 
     def _address(self, port: int) -> str:
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+
+def write_participant(
+    directory: Path, authority: Authority, federation: str, name: ParticipantId, coordinator: str
+) -> Path:
+    """A participant's folder in the federation's `directory`; its participant.toml. Raises OSError if it exists."""
+    identity = Identity(federation, "participant", name)
+    content = {
+        "federation": federation,
+        "participant": name,
+        "coordinator": coordinator,
+        "tls": _TLS,
+        "signing": {"certificate": "signing.crt", "key": "signing.key"},
+    }
+    folder = directory / "participants" / name
+    _write_member(folder, authority, identity, "participant.toml", content)
+    signing = authority.signing(identity)
+    write_files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key})
+    return folder / "participant.toml"
+
+
+def _write_member(
+    folder: Path, authority: Authority, identity: Identity, name: str, content: Mapping[str, Any]
+) -> None:
+    tls: Credential = authority.tls(identity)
+    write_files(
+        folder,
+        {
+            name: toml_text(content).encode(),
+            "ca.crt": authority.credential.certificate,
+            "tls.crt": tls.certificate,
+            "tls.key": tls.key,
+        },
+    )
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """New files in a folder that is made if need be; raises OSError if one of them exists."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name, content in files.items():
+        _write(folder / name, content)
 
 
 _TLS = {"authority": "ca.crt", "certificate": "tls.crt", "key": "tls.key"}

@@ -42,9 +42,9 @@ def _certificate(path: Path) -> x509.Certificate:
 def test_layout_is_complete_and_nothing_else(made):
     member = {"ca.crt", "tls.crt", "tls.key"}
     expected = {"ca/ca.crt", "ca/ca.key"}
-    expected |= {f"coordinator/{name}" for name in member | {"coordinator.toml"}}
+    expected |= {f"coordinator/{name}" for name in member | {"coordinator.toml", "denied.txt"}}
     expected |= {f"operator/{name}" for name in member | {"operator.toml"}}
-    expected |= {f"party-{i}/{name}" for i in range(3) for name in member | {"party.toml"}}
+    expected |= {f"party-{i}/{name}" for i in range(3) for name in member | {"party.toml", "denied.txt"}}
     own = member | {"participant.toml", "signing.crt", "signing.key"}
     expected |= {f"participants/p0{i}/{name}" for i in range(3) for name in own}
     assert set(_files(made.directory)) == expected

@@ -9,11 +9,18 @@ import datetime
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from triskele.errors import ConfigurationError
 from triskele.identity import Identity
 
 AUTHORITY_DAYS = 3650
@@ -32,20 +39,27 @@ class Credential:
 
 
 class Authority:
-    """The federation's certificate authority, new with every instance; `now` is the time of issue."""
+    """The federation's certificate authority, new with every instance or loaded; `now` is the time of issue."""
 
-    def __init__(self, federation: str, now: datetime.datetime) -> None:
+    def __init__(self, federation: str, now: datetime.datetime, loaded: Credential | None = None) -> None:
         self._now = now
-        self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _subject(f"Triskele {federation} authority", federation)
-        public = self._key.public_key()
+        if loaded is None:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+            self._certificate = self._own_certificate()
+        else:
+            self._key, self._certificate = _loaded(loaded)
+            if self._certificate.subject != self._name:
+                raise ConfigurationError(f"ca.crt is not the authority of the federation {federation!r}")
+
+    def _own_certificate(self) -> x509.Certificate:
         builder = (
             self._builder(self._name, self._key, AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(signs_certificates=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         )
-        self._certificate = builder.sign(self._key, SHA256())
+        return builder.sign(self._key, SHA256())
 
     def __repr__(self) -> str:
         return "Authority(...)"
@@ -102,6 +116,18 @@ class Authority:
             .not_valid_before(self._now - _BACKDATED)
             .not_valid_after(self._now + datetime.timedelta(days=days))
         )
+
+
+def _loaded(credential: Credential) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Raises ConfigurationError unless these PEM texts are an authority's certificate and key."""
+    try:
+        certificate = x509.load_pem_x509_certificate(credential.certificate)
+        key = load_pem_private_key(credential.key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # from None: the text could quote what is in the key file
+        raise ConfigurationError("ca.crt and ca.key are no certificate and private key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigurationError("ca.key does not belong to ca.crt")
+    return key, certificate
 
 
 def _subject(name: str, federation: str) -> x509.Name:

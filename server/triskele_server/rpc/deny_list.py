@@ -47,7 +47,7 @@ class DenyList:
         denied = self._current()
         if identity.uri in denied:
             raise Forbidden(f"{identity.uri} is on this server's deny list: ask its operator")
-        if _serial_entry(serial) in denied:
+        if serial_entry(serial) in denied:
             raise Forbidden(
                 f"the certificate {serial:X} of {identity.uri} is on this server's deny list: use its successor"
             )
@@ -85,17 +85,19 @@ def _entries(path: Path) -> tuple[frozenset[str], list[str]]:
         if not entry:
             continue
         try:
-            found.add(_entry(entry))
+            found.add(checked_entry(entry))
         except ConfigurationError as error:
             problems.append(f"line {number}: {error}")
     return frozenset(found), problems
 
 
-def _entry(text: str) -> str:
+def checked_entry(text: str) -> str:
+    """An entry in its one spelling; raises ConfigurationError."""
     if match := _SERIAL.fullmatch(text):
-        return _serial_entry(int(match[1], 16))
+        return serial_entry(int(match[1], 16))
     return Identity.parse(text).uri
 
 
-def _serial_entry(serial: int) -> str:
+def serial_entry(serial: int) -> str:
+    """The line that denies the certificate with this serial number."""
     return f"serial:{serial:x}"
