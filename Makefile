@@ -6,16 +6,17 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness
+.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness lock image-steps
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,demo,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
 	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
+	$(BIN)/python deploy/helm/install_helm.py $(BIN)/helm
 	touch $@
 
 demo: setup
@@ -42,6 +43,8 @@ nightly: setup
 	$(BIN)/python -m bench.operations
 	$(BIN)/python -m bench.filter
 	$(BIN)/python -m tests.oracle.sweep
+	TRISKELE_SIMULATION_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 0 tests/simulation/test_fault_simulation.py
+	$(BIN)/python -m pytest -m own_environment tests/deploy
 
 # Federated training under every attack with every rule, as docs/robustness.md was measured: hours of one core.
 robustness: setup
@@ -87,6 +90,19 @@ pythons: dist
 
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/triskele_proto/v1/*.proto
+
+# The image's packages with their hashes, after a change of pyproject.toml or constraints.txt. TORCH: where CPU wheels come from.
+TORCH ?= --torch-backend cpu
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-find-links \
+	--only-binary :all: --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt
+lock: setup
+	$(LOCK) $(TORCH) --extra server --output-file deploy/docker/requirements.lock pyproject.toml
+	$(LOCK) --no-deps --output-file deploy/docker/crypten.lock deploy/docker/crypten.in
+	$(LOCK) --output-file deploy/docker/requirements-build.lock deploy/docker/requirements-build.in
+
+# What the Dockerfile runs, in folders of this machine instead of an image: some minutes, most of them downloads.
+image-steps: setup
+	$(BIN)/python -m pytest -m own_environment tests/deploy $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist
