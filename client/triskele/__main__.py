@@ -1,5 +1,7 @@
 """`python -m triskele`: the same as the command `triskele`."""
 
+import sys
+
 from triskele.cli import main
 
-main()
+sys.exit(main())

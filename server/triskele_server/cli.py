@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from triskele.errors import ConfigurationError
+from triskele_server.operations import commands as operator_commands
 
 
 def commands() -> typer.Typer:
-    """`triskele coordinator | party | provision | demo`."""
+    """`triskele coordinator | party | status | top | preflight | rules | demo | provision … | task …`."""
     app = typer.Typer(help="Run and set up the servers of a federation.")
     for name, command in _COMMANDS.items():
         app.command(name)(_needing_extras(command))
@@ -27,6 +28,10 @@ def commands() -> typer.Typer:
     for name, command in _PROVISION_COMMANDS.items():
         provision.command(name)(_needing_extras(command))
     app.add_typer(provision, name="provision")
+    task = typer.Typer(help="Task files: check, show, write.", no_args_is_help=True)
+    for name, command in _TASK_COMMANDS.items():
+        task.command(name)(_needing_extras(command))
+    app.add_typer(task, name="task")
     return app
 
 
@@ -243,6 +248,9 @@ def _run(process: Coroutine[Any, Any, None]) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "coordinator": run_coordinator,
     "party": run_party,
+    "status": operator_commands.run_status,
+    "top": operator_commands.run_top,
+    "preflight": operator_commands.run_preflight,
     "rules": list_rules,
     "demo": run_demo,
 }
@@ -251,4 +259,10 @@ _PROVISION_COMMANDS: dict[str, Callable[..., None]] = {
     "add-participant": add_participant,
     "rotate": rotate_member,
     "revoke": revoke_member,
+}
+
+_TASK_COMMANDS: dict[str, Callable[..., None]] = {
+    "create": operator_commands.create_task,
+    "show": operator_commands.show_tasks,
+    "validate": operator_commands.validate_tasks,
 }

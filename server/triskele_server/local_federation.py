@@ -42,14 +42,17 @@ class LocalFederation:
         cls,
         directory: Path,
         *,
-        participants: int,
+        participants: int | Sequence[str],
         tasks: Sequence[ScheduledTask],
+        operator: bool = False,
         reader: bool = False,
         forwarder: bool = False,
     ) -> Self:
         """Provision a federation with these tasks on free ports; nothing runs yet."""
         ports = PortPlan.free()
-        made = provision(directory, participants=participants, ports=ports, reader=reader, forwarder=forwarder)
+        made = provision(
+            directory, participants=participants, ports=ports, operator=operator, reader=reader, forwarder=forwarder
+        )
         for task in tasks:
             write_task(directory, task.spec, task.schedule)
         (directory / "logs").mkdir()

@@ -35,7 +35,7 @@ from triskele_server.rpc.ports import PortPlan, ProcessPorts
 
 __all__ = [
     "DENY_LIST", "MAX_PARTICIPANTS", "PortPlan", "ProcessPorts", "Provisioned", "provision", "toml_text",
-    "write_files", "write_participant", "write_task",
+    "write_files", "write_participant", "write_task", "write_task_file",
 ]  # fmt: skip
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -104,6 +104,11 @@ def provision(
 
 def write_task(directory: Path, spec: TaskSpec, schedule: Schedule) -> Path:
     """Add a task file to the coordinator of the federation in `directory`; raises ConfigurationError if it exists."""
+    return write_task_file(directory / "coordinator" / "tasks", spec, schedule)
+
+
+def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
+    """A task file in `folder`; raises ConfigurationError if it exists or cannot be written."""
     content = {
         "name": spec.name,
         "dimension": spec.dimension,
@@ -118,7 +123,7 @@ def write_task(directory: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
         "schedule": schedule.model_dump(),
     } | ({} if spec.root is None else {"root": spec.root})
-    path = directory / "coordinator" / "tasks" / f"{spec.name}.toml"
+    path = folder / f"{spec.name}.toml"
     try:
         _write(path, toml_text(content).encode())
     except OSError as error:
@@ -166,7 +171,8 @@ class _Writer:
                 self._root, self._authority, self._federation, name, self._address(self._ports.coordinator.listen)
             )
         if operator:
-            self._caller("operator", {})
+            addresses = {str(i): self._address(self._ports.parties[i].listen) for i in PARTIES}
+            self._caller("operator", {"parties": addresses})
         if reader:
             self._caller("reader", {})
         if forwarder:

@@ -38,7 +38,7 @@ TASKS = [
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     directory = tmp_path_factory.mktemp("e2e") / "federation"
-    with LocalFederation.create(directory, participants=PARTICIPANTS, tasks=TASKS) as running:
+    with LocalFederation.create(directory, participants=PARTICIPANTS, tasks=TASKS, operator=True) as running:
         yield running
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from triskele.errors import Forbidden
 from triskele.identity import Identity, Role
@@ -32,6 +33,9 @@ ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
     }
 )
 
+FOR_EVERYBODY: Final = _methods("Info", "Describe")
+"""What every member may ask of every server."""
+
 
 def check_access(caller: Identity, method: str, federation: str) -> None:
     """Raise Forbidden unless the table allows `caller` the full RPC name `method` in this federation."""
@@ -39,5 +43,5 @@ def check_access(caller: Identity, method: str, federation: str) -> None:
         raise Forbidden(
             f"{caller.uri} is not of the federation {federation!r}: use the certificate that this federation issued"
         )
-    if method not in ALLOWED[caller.role]:
+    if method not in ALLOWED[caller.role] | FOR_EVERYBODY:
         raise Forbidden(f"the role {caller.role!r} may not call {method}: use a certificate of the role that may")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.message_factory import GetMessageClass
 
 from triskele.identity import Identity
-from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2
+from triskele_proto.v1 import control_pb2, coordinator_pb2, info_pb2, party_pb2, peer_pb2
 from triskele_server.rpc.certificates import Credential
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.server import bind, build_server
@@ -24,7 +24,7 @@ SERVER = Identity(FEDERATION, "party", "0")
 ROLES = ("participant", "party", "coordinator", "operator", "reader", "forwarder")
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for module in (coordinator_pb2, party_pb2, control_pb2, peer_pb2)
+    for module in (coordinator_pb2, party_pb2, control_pb2, peer_pb2, info_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -57,6 +57,7 @@ EXPECTED = {
     ("forwarder", "/triskele.v1.Coordinator/FetchResult"),
     ("forwarder", "/triskele.v1.Coordinator/EnrolFor"),
     ("forwarder", "/triskele.v1.Party/UploadSealed"),
+    *((role, "/triskele.v1.Info/Describe") for role in ROLES),
 }
 
 
@@ -134,7 +135,7 @@ def test_each_role_may_call_what_the_table_says_and_nothing_else(matrix, role, n
 
 def test_the_expected_table_names_only_methods_that_exist():
     assert {name for _, name in EXPECTED} <= set(METHODS)
-    assert len(METHODS) == 16
+    assert len(METHODS) == 17
 
 
 MINUTE = datetime.timedelta(minutes=1)

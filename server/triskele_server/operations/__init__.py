@@ -1,0 +1,1 @@
+"""What operators ask of a federation from the command line: preflight, status."""

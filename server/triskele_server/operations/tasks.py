@@ -1,0 +1,67 @@
+"""`triskele task validate | show | create`: task files, checked as coordinator and parties will check them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triskele.errors import ConfigurationError, InvalidTask
+from triskele.task import TaskSpec
+from triskele_server.config import ScheduledTask, load_coordinator, load_task
+from triskele_server.provision import write_task_file
+
+
+@dataclass(frozen=True)
+class CheckedTask:
+    """A task that can be run, and what it opens."""
+
+    task: ScheduledTask
+    openings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        spec = self.task.spec
+        return {
+            "name": spec.name,
+            "digest": spec.digest.hex(),
+            "dimension": spec.dimension,
+            "clip_norm": spec.clip_norm,
+            "rule": list(spec.stages),
+            "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
+            "root": spec.root,
+            "decisions": spec.decisions,
+            "gram": spec.gram,
+            "max_weight": spec.max_weight,
+            "max_participants": spec.max_participants,
+            "max_rows": spec.max_rows,
+            "min_accepted": spec.min_accepted,
+            "schedule": self.task.schedule.model_dump(),
+            "opens": list(self.openings),
+            "upload_bytes_per_participant": 2 * 8 * spec.length,
+        }
+
+
+def checked(task: ScheduledTask) -> CheckedTask:
+    """Raises ConfigurationError naming what no coordinator or party would take."""
+    from triskele_server.party.filter import declared_openings  # noqa: PLC0415  imports torch
+    from triskele_server.rules import check_task  # noqa: PLC0415  loads the rules' code
+
+    try:
+        check_task(task.spec)
+    except InvalidTask as error:
+        raise ConfigurationError(f"task {task.spec.name!r} cannot be run: {error}") from error
+    return CheckedTask(task, tuple(declared_openings(task.spec)))
+
+
+def validate(path: Path) -> CheckedTask:
+    """A task file; raises ConfigurationError naming file and key."""
+    return checked(load_task(path))
+
+
+def create(coordinator: Path, spec: TaskSpec, schedule: Any) -> tuple[Path, CheckedTask]:
+    """A new file in the coordinator's task folder, checked first; the coordinator reads it at its next start."""
+    found = checked(ScheduledTask(spec, schedule))
+    folder = load_coordinator(coordinator).tasks
+    return write_task_file(folder, spec, schedule), found

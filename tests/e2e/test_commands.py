@@ -1,0 +1,75 @@
+"""What operators ask from the command line, against the running federation. Before test_federation, which ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from e2e.conftest import TASKS
+from triskele_server.local_federation import LocalFederation
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def triskele(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "triskele", *arguments]
+    wide = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=wide)
+
+
+@pytest.fixture(scope="module")
+def operator(federation: LocalFederation) -> str:
+    assert federation.made.operator is not None
+    return str(federation.made.operator)
+
+
+def test_status_shows_every_server_and_task(operator: str) -> None:
+    done = triskele("status", "--config", operator, "--json")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert [(s["name"], s["up"]) for s in status["servers"]] == [
+        ("coordinator", True), ("party 0", True), ("party 1", True), ("party 2", True),
+    ]  # fmt: skip
+    assert all(abs(s["clock_ahead"]) < 5 and s["version"] for s in status["servers"])
+    assert {t["name"] for t in status["tasks"]} == {task.spec.name for task in TASKS}
+    krum = next(t for t in status["tasks"] if t["name"] == "krum")
+    assert (krum["rule"], krum["rounds"]) == ("multi-krum", 2)
+
+
+def test_status_on_a_terminal_names_tasks_and_top_ends_after_its_looks(operator: str) -> None:
+    shown = triskele("status", "--config", operator)
+    assert (shown.returncode, "weighted" in shown.stdout, "party 2" in shown.stdout) == (0, True, True)
+    assert triskele("top", "--config", operator, "--count", "1").returncode == 0
+
+
+def test_a_running_federation_passes_preflight(federation: LocalFederation) -> None:
+    made = federation.made
+    for config in (made.coordinator, made.parties[1], next(iter(made.participants.values()))):
+        done = triskele("preflight", "--config", str(config), "--json")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["worst"]) == (0, "ok"), report
+
+
+def test_task_files_are_checked_shown_and_written(federation: LocalFederation, tmp_path) -> None:
+    folder = federation.made.coordinator.parent / "tasks"
+    shown = json.loads(triskele("task", "show", str(folder / "krum.toml"), "--json").stdout)["tasks"][0]
+    assert shown["digest"] == next(t.spec.digest.hex() for t in TASKS if t.spec.name == "krum")
+    assert shown["opens"] == ["valid", "enough_accepted", "accepted", "aggregate"]
+    options = ["--coordinator", str(federation.made.coordinator), "--clip-norm", "1", "--rounds", "2", "--quorum", "3"]
+    made = triskele("task", "create", "new", *options, "--dimension", "10", "--json")
+    try:
+        assert made.returncode == 0, made.stderr
+        assert json.loads(made.stdout)["rule"] == ["flame"]
+        assert triskele("task", "validate", str(folder / "new.toml")).returncode == 0
+        again = triskele("task", "create", "new", *options, "--dimension", "10")
+        assert (again.returncode, "cannot be written" in again.stderr) == (2, True)
+    finally:
+        (folder / "new.toml").unlink(missing_ok=True)
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text((folder / "krum.toml").read_text().replace("num_nodes_to_select = 3", "num_nodes_to_select = 0"))
+    refused = triskele("task", "validate", str(wrong))
+    assert (refused.returncode, "num_nodes_to_select" in refused.stderr) == (2, True)
