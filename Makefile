@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness lock image-steps
+.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness lock image-steps fuzz
 
 setup: $(STAMP)
 
@@ -45,6 +45,11 @@ nightly: setup
 	$(BIN)/python -m tests.oracle.sweep
 	TRISKELE_SIMULATION_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 0 tests/simulation/test_fault_simulation.py
 	$(BIN)/python -m pytest -m own_environment tests/deploy
+
+# Every decoder under atheris, 30 s each (ARGS="--seconds 300 task" for longer, or for some): inputs stay in build/fuzz.
+fuzz: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt atheris
+	$(BIN)/python -m tests.fuzz.atheris_run $(ARGS)
 
 # Federated training under every attack with every rule, as docs/robustness.md was measured: hours of one core.
 robustness: setup

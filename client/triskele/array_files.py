@@ -12,7 +12,6 @@ import numpy as np
 import safetensors.numpy
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from triskele.errors import ConfigurationError, InvalidUpdate
 
@@ -36,8 +35,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise InvalidUpdate(f"{file}: cannot be read ({error.strerror or type(error).__name__})") from error
-    # numpy and safetensors report damage with these; a dtype that numpy does not know is a KeyError or TypeError
-    except (ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, SafetensorError) as error:
+    except Exception as error:
         raise InvalidUpdate(f"{file}: not a {suffix} file of plain arrays ({type(error).__name__})") from error
 
 

@@ -162,6 +162,7 @@ class Connections:
             ("grpc.ssl_target_name_override", server.host),
             ("grpc.max_send_message_length", self._limits.max_message_bytes),
             ("grpc.max_receive_message_length", self._limits.max_message_bytes),
+            ("grpc.compression_enabled_algorithms_bitset", 1),  # none: gRPC inflates before it looks at the size
             ("grpc.keepalive_time_ms", 30_000),  # a server that vanished is noticed while a stream is open
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own goes up to two minutes:

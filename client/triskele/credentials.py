@@ -7,13 +7,14 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from triskele.config import ParticipantConfig
 from triskele.errors import ConfigurationError
 from triskele.renewal import Renewed
+from triskele.unusable import UNUSABLE_CERTIFICATE, UNUSABLE_KEY
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Credentials:
         signing = _certificate("signing.certificate", config.signing.certificate)
         _check_identity("signing.certificate", config.signing.certificate, signing, uri)
         key = _ed25519("signing.key", config.signing.key)
-        if signing.public_key() != key.public_key():
+        if _public_key(signing) != key.public_key():
             raise ConfigurationError(
                 f"signing.key ({config.signing.key}) does not belong to signing.certificate "
                 f"({config.signing.certificate})"
@@ -68,7 +69,7 @@ def _read(setting: str, path: Path) -> bytes:
 def _certificate(setting: str, path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_read(setting, path))
-    except ValueError as error:
+    except UNUSABLE_CERTIFICATE as error:
         raise ConfigurationError(f"{setting} ({path}): is not a PEM certificate") from error
 
 
@@ -76,16 +77,24 @@ def _check_identity(setting: str, path: Path, certificate: x509.Certificate, uri
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
+    except UNUSABLE_CERTIFICATE:
         found = []
     if found != [uri]:
         raise ConfigurationError(f"{setting} ({path}): speaks for {', '.join(found) or 'nobody'}, not for {uri}")
 
 
+def _public_key(certificate: x509.Certificate) -> CertificatePublicKeyTypes | None:
+    """The key in a certificate, None if it holds none that can be used."""
+    try:
+        return certificate.public_key()
+    except UNUSABLE_CERTIFICATE:
+        return None
+
+
 def _ed25519(setting: str, path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(_read(setting, path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNUSABLE_KEY:
         # from None: the loader's own error could quote what is in the file
         raise ConfigurationError(f"{setting} ({path}): is not an unencrypted PEM private key") from None
     if not isinstance(key, Ed25519PrivateKey):

@@ -8,12 +8,15 @@
     │   ├── Conflict          another upload of this participant already stands
     │   ├── WrongState        the round is not in the state that this call needs
     │   ├── NotFound          no such task or round here
+    │   ├── InvalidCall       a request that is no message, or a call without a deadline
     │   ├── Forbidden         the certificate's role may not do this
     │   └── ConfigurationError a file or setting that cannot be used
     ├── PartyFault            a party broke the protocol, with the party's index where it is known
     │   └── PeerLost          a party fell silent in the middle of a computation: this attempt is lost, not the round
     ├── RoundFailed           the round ended without a result: reason and who
     └── Unavailable           retry: somebody cannot be reached just now
+        ├── Busy              retry later: a limit of the server is reached
+        └── TimedOut          retry: the server gave the call no more time
 
 `REASONS` is the one table from class to gRPC status and metric label.
 """
@@ -57,6 +60,10 @@ class NotFound(ParticipantFault):
     """No such task or round here."""
 
 
+class InvalidCall(ParticipantFault):
+    """A request that is no message, or a call without a deadline."""
+
+
 class Forbidden(ParticipantFault):
     """The role in the caller's certificate may not do this."""
 
@@ -91,6 +98,14 @@ class Unavailable(TriskeleError):
     """Somebody cannot be reached just now; the call may be repeated."""
 
 
+class Busy(Unavailable):
+    """A limit of the server is reached, for this caller or for all; the call may be repeated after a while."""
+
+
+class TimedOut(Unavailable):
+    """The server gave the call no more time; it may be repeated."""
+
+
 class Reason(NamedTuple):
     """How an error class is shown on the wire and in metrics."""
 
@@ -105,18 +120,22 @@ REASONS: dict[type[TriskeleError], Reason] = {
     Conflict: Reason(grpc.StatusCode.ALREADY_EXISTS, "conflict"),
     WrongState: Reason(grpc.StatusCode.FAILED_PRECONDITION, "wrong_state"),
     NotFound: Reason(grpc.StatusCode.NOT_FOUND, "not_found"),
+    InvalidCall: Reason(grpc.StatusCode.INVALID_ARGUMENT, "invalid_call"),
     Forbidden: Reason(grpc.StatusCode.PERMISSION_DENIED, "forbidden"),
     ConfigurationError: Reason(grpc.StatusCode.FAILED_PRECONDITION, "configuration"),
     PartyFault: Reason(grpc.StatusCode.ABORTED, "party_fault"),
     PeerLost: Reason(grpc.StatusCode.ABORTED, "peer_lost"),
     RoundFailed: Reason(grpc.StatusCode.ABORTED, "round_failed"),
     Unavailable: Reason(grpc.StatusCode.UNAVAILABLE, "unavailable"),
+    Busy: Reason(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy"),
+    TimedOut: Reason(grpc.StatusCode.DEADLINE_EXCEEDED, "timed_out"),
 }
 
 _BY_STATUS: dict[grpc.StatusCode, type[TriskeleError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidUpload,
     grpc.StatusCode.OUT_OF_RANGE: InvalidUpload,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: InvalidUpload,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     grpc.StatusCode.FAILED_PRECONDITION: WrongState,
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -129,6 +148,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> TriskeleError:
     """The typed error for a failed call to `peer` (a readable name such as "party 1")."""
     status, details = error.code(), error.details() or ""
     kind = _BY_STATUS.get(status)
+    if kind is Busy and "larger than max" in details:  # gRPC's own refusal of a message: it would be refused again
+        kind = InvalidUpload
     if kind is not None:
         return kind(f"{peer}: {details}")
     return Unavailable(f"{peer} answered {status.name}: {details}")

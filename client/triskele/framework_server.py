@@ -27,6 +27,7 @@ from triskele.renewal import Renewed
 from triskele.result import Aggregate
 from triskele.sealed import SealContext, SealedUpload
 from triskele.task import TaskSpec
+from triskele.unusable import UNUSABLE_CERTIFICATE
 from triskele.views import RoundView
 from triskele_proto.v1 import party_pb2
 
@@ -122,7 +123,7 @@ def _requests(upload: SealedUpload, context: SealContext) -> Iterator[party_pb2.
 def _der(path: Path) -> bytes:
     try:
         return x509.load_pem_x509_certificate(_read(path)).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except UNUSABLE_CERTIFICATE as error:
         raise ConfigurationError(f"sealing ({path}): is not a PEM certificate") from error
 
 

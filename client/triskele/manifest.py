@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -23,23 +23,12 @@ from triskele.errors import InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest, checked_name
 from triskele.sharing import Commitment, ShareContext, heavy_index
 from triskele.task import TaskSpec
+from triskele.unusable import UNUSABLE_CERTIFICATE
 from triskele_proto.v1 import types_pb2
 
 ManifestDigest = NewType("ManifestDigest", bytes)  # SHA-256 of the canonical bytes, 32 bytes
 
 _PREFIX = b"triskele/v1/manifest"
-
-# Everything that the x509 module raises over bytes that a stranger made up.
-UNUSABLE_CERTIFICATE = (
-    ValueError,
-    TypeError,
-    InvalidSignature,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from triskele.errors import ConfigurationError, InvalidUpload
 from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDigest, held_shares
 from triskele.limits import Limits
-from triskele.manifest import UNUSABLE_CERTIFICATE, ManifestDigest
+from triskele.manifest import ManifestDigest
 from triskele.submission import Submission
+from triskele.unusable import UNUSABLE_CERTIFICATE, UNUSABLE_KEY
 from triskele.upload import upload_header
 
 OVERHEAD_BYTES = 32 + 16  # the encapsulated key and the tag
@@ -73,7 +74,7 @@ def open_sealed(sealed: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
     """The plaintext; raises InvalidUpload if it was sealed to another key or for another place, or was changed."""
     try:
         return _SUITE.decrypt(sealed, key, info)
-    except (InvalidTag, ValueError) as error:
+    except (InvalidTag, *UNUSABLE_KEY) as error:
         raise InvalidUpload(
             "sealed: does not open here; it was made for another party, task, round or participant, or was changed"
         ) from error

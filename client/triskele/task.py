@@ -11,7 +11,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
-from triskele.errors import InvalidTask
+from triskele.errors import Forbidden, InvalidTask
 from triskele.ids import ParticipantId, TaskDigest, TaskName, checked_name
 from triskele.limits import DEFAULT_LIMITS
 
@@ -38,8 +38,9 @@ class TaskSpec:
     `clip_norm` is the L2 norm C to which every update is clipped before it is encoded. `rule` names the aggregation
     rule, or pre-aggregation stages and then the rule; none means fltrust if there is a `root`, else flame. An option
     in `rule_options` goes to every stage that has it; options of one stage alone stand in a table of its name. `root`
-    is the participant whose update is FLTrust's root. `max_weight` is the largest example weight (0: the task is
-    unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
+    is the participant whose update is FLTrust's root. `participants` are the only ones who may take part, the root
+    among them (none named: everybody whom the federation certified). `max_weight` is the largest example weight (0:
+    the task is unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
     `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated.
     """
 
@@ -49,6 +50,7 @@ class TaskSpec:
     rule: str | tuple[str, ...] = ()
     rule_options: RuleOptions = field(default_factory=dict)
     root: ParticipantId | None = None
+    participants: tuple[ParticipantId, ...] = ()
     decisions: Decisions = "public"
     gram: Gram = "auto"
     max_weight: int = 0
@@ -60,6 +62,7 @@ class TaskSpec:
         checked_name(self.name, "task name")
         if self.root is not None:
             checked_name(self.root, "root participant")
+        object.__setattr__(self, "participants", self._checked_participants())
         object.__setattr__(self, "rule", self._checked_stages())
         object.__setattr__(self, "rule_options", _checked_options(self.rule_options))
         if isinstance(self.clip_norm, int):
@@ -87,6 +90,23 @@ class TaskSpec:
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
         self.check_headroom()
 
+    def _checked_participants(self) -> tuple[ParticipantId, ...]:
+        given: Any = self.participants
+        if (
+            isinstance(given, str)
+            or not isinstance(given, Sequence)
+            or not all(isinstance(name, str) for name in given)
+        ):
+            raise InvalidTask("participants must be a list of names")
+        names = tuple(sorted(ParticipantId(checked_name(name, "participant")) for name in given))
+        if len(set(names)) != len(names):
+            raise InvalidTask("participants names somebody twice")
+        if names and not self.min_accepted <= len(names):
+            raise InvalidTask(f"{len(names)} participants are fewer than min_accepted ({self.min_accepted})")
+        if names and self.root is not None and self.root not in names:
+            raise InvalidTask(f"the root {self.root!r} is not among the participants")
+        return names
+
     def _checked_stages(self) -> tuple[str, ...]:
         given: Any = (self.rule,) if isinstance(self.rule, str) else self.rule
         if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
@@ -104,6 +124,13 @@ class TaskSpec:
     def stages(self) -> tuple[str, ...]:
         """Names of the pre-aggregation stages, and of the rule, which is the last."""
         return (self.rule,) if isinstance(self.rule, str) else self.rule
+
+    def check_takes_part(self, participant: str) -> None:
+        """Raise Forbidden if the task names its participants, and not this one."""
+        if self.participants and participant not in self.participants:
+            raise Forbidden(
+                f"task {self.name!r} is for a group of participants, and {participant!r} is not one of them"
+            )
 
     @property
     def weighted(self) -> bool:
@@ -153,6 +180,7 @@ class TaskSpec:
             content["clip_norm"] = float.fromhex(content["clip_norm"])
             content["rule_options"] = _restored(content["rule_options"])
             content["rule"] = tuple(content["rule"])
+            content["participants"] = tuple(content["participants"])
             spec = cls(**content)
         except InvalidTask:
             raise

@@ -23,6 +23,7 @@ from triskele.identity import Identity
 from triskele.ids import PARTIES, PartyIndex
 from triskele.limits import DEFAULT_LIMITS
 from triskele.task import Decisions, TaskSpec
+from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc.tls import TlsFiles
 
 
@@ -117,6 +118,7 @@ class PartyConfig(_Table):
     sealing_key: FilePath | None = None  # X25519, PEM; without it no forwarder may bring sealed uploads
     probes: ProbesTable = ProbesTable()
     policy: PolicyTable = PolicyTable()
+    limits: ServerLimits = DEFAULT_SERVER_LIMITS
 
     @model_validator(mode="after")
     def _names_its_peers(self) -> Self:
@@ -143,6 +145,7 @@ class CoordinatorConfig(_Table):
     database_url: str = ""  # SQLAlchemy URL; empty: SQLite in `data`
     advertised: Addresses = Field(default_factory=dict)
     probes: ProbesTable = ProbesTable()
+    limits: ServerLimits = DEFAULT_SERVER_LIMITS
 
     @model_validator(mode="after")
     def _names_three_parties(self) -> Self:

@@ -12,9 +12,15 @@ from typing import Any
 
 import structlog
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
 
 def configure(process: str) -> None:
-    """Send this process's structlog events, and other libraries' warnings, to standard error as JSON lines."""
+    """Send this process's structlog events, and other libraries' warnings, to standard error as JSON lines.
+
+    The environment's TRISKELE_LOG_LEVEL (debug, info, warning, error) says from which level on; without it, info.
+    """
+    level = _LEVELS.get(os.environ.get("TRISKELE_LOG_LEVEL", "").lower(), logging.INFO)
 
     def named(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["process"] = process  # not a contextvar: gRPC starts every RPC in an empty context
@@ -29,7 +35,7 @@ def configure(process: str) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
@@ -44,7 +50,7 @@ def configure(process: str) -> None:
             ],
         )
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=level if level < logging.INFO else logging.WARNING, handlers=[handler], force=True)
 
 
 def describe(error: BaseException) -> dict[str, Any]:
@@ -59,6 +65,18 @@ def describe(error: BaseException) -> dict[str, Any]:
     if error.__cause__ is not None:
         fields["cause"] = describe(error.__cause__)
     return fields
+
+
+def forget_locals(error: BaseException) -> None:
+    """Empty the frames that the exception came through: gRPC keeps it for a while, and with it seeds and shares."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]
 
 
 def _without_bytes(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

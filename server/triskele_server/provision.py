@@ -122,7 +122,9 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "min_accepted": spec.min_accepted,
         "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
         "schedule": schedule.model_dump(),
-    } | ({} if spec.root is None else {"root": spec.root})
+    }
+    content |= {} if spec.root is None else {"root": spec.root}
+    content |= {"participants": list(spec.participants)} if spec.participants else {}
     path = folder / f"{spec.name}.toml"
     try:
         _write(path, toml_text(content).encode())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triskele.errors import InvalidTask
+from triskele.errors import Forbidden, InvalidTask
 from triskele.task import TaskSpec
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -181,3 +181,29 @@ def test_task_over_the_size_limit_is_refused_unread():
 def test_deep_nesting_is_refused():
     with pytest.raises(InvalidTask):
         TaskSpec.from_canonical(b"[" * 60_000)
+
+
+def test_a_group_is_a_set_of_names():
+    one, other = (TaskSpec("faces", 10, 1.0, participants=names) for names in (("bob", "alice"), ["alice", "bob"]))
+    assert one.digest == other.digest != TaskSpec("faces", 10, 1.0).digest
+    assert one.participants == ("alice", "bob")
+    one.check_takes_part("alice")
+    with pytest.raises(Forbidden, match="'carol' is not one of them"):
+        one.check_takes_part("carol")
+    TaskSpec("faces", 10, 1.0).check_takes_part("carol")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"participants": "alice"},
+        {"participants": ("alice", "alice")},
+        {"participants": ("alice", "Bob")},
+        {"participants": ("alice", 3)},
+        {"participants": ("alice",)},  # fewer than the minimum cohort
+        {"participants": ("alice", "bob"), "root": "carol"},
+    ],
+)
+def test_a_group_that_cannot_run_the_task_is_refused(wrong):
+    with pytest.raises(InvalidTask):
+        TaskSpec("faces", 10, 1.0, **wrong)

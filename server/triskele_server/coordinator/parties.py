@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from triskele.ids import PARTIES, PartyIndex
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.rounds import Blame, Outcome, PartyStatus
 from triskele_server.coordinator.schedule import PARTY_UNREACHABLE, party_name
+from triskele_server.metrics import coordinator as metrics
 from triskele_server.round_state import RoundState, least_advanced
 
 PARTY_REFUSED = "party_refused"  # a party answered a call of the coordinator with an error
@@ -40,7 +40,7 @@ class Pace:
 
 
 class Waiting:
-    """Sleeps that grow from the quickest to the slowest poll until something moves."""
+    """Sleeps that grow from the quickest to the slowest poll until something moves; by the event loop's clock."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -49,12 +49,12 @@ class Waiting:
     def moved(self) -> None:
         """Something happened: poll quickly again."""
         self._seconds = self._pace.poll_seconds
-        self._since = time.monotonic()
+        self._since = asyncio.get_running_loop().time()
 
     @property
     def stalled(self) -> bool:
         """Whether nothing has moved for too long."""
-        return time.monotonic() - self._since > self._pace.stall_seconds
+        return asyncio.get_running_loop().time() - self._since > self._pace.stall_seconds
 
     async def sleep(self, at_most: float = math.inf) -> None:
         """Until the next poll, or for `at_most` seconds."""
@@ -93,6 +93,7 @@ class Parties:
 
     def _note(self, party: PartyIndex, answer: Answer) -> None:
         """Log when a party falls silent and when it is back, not every call in between."""
+        metrics.PARTY_REACHABLE.labels(str(party)).set(not isinstance(answer, Unavailable))
         if isinstance(answer, Unavailable) and party not in self._silent:
             self._silent.add(party)
             _log.warning("party_unreachable", party=party, error=str(answer))

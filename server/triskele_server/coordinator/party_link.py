@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 
@@ -16,6 +17,7 @@ from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2, control_pb2_grpc
 from triskele_server.coordinator.result_files import Piece
 from triskele_server.coordinator.rounds import MAX_REASON, Blame, Outcome, PartyStatus, Refusal, RoundId, Submission
+from triskele_server.metrics.rpc import outgoing
 from triskele_server.round_state import RoundState
 
 STATUS_SECONDS = 5.0  # deadline of a status call; a party that hangs must not hold up the other two for long
@@ -42,16 +44,16 @@ class PartyLink:
         self._limits = limits
         self._renew_seconds = renew_seconds
         self._channel: grpc.aio.Channel | None = None
-        self._connected_at = 0.0  # of the monotonic clock
+        self._connected_at = 0.0  # of the event loop's clock
 
     async def open_round(self, spec: TaskSpec, number: RoundNumber) -> PartyStatus:
         """Open a round; the same answer when repeated. A refusal is the party's own policy."""
         request = control_pb2.OpenRoundRequest(task=spec.canonical(), round=number)
-        return await self._call(lambda s: s.OpenRound(request, timeout=self._limits.rpc_seconds))
+        return await self._call("OpenRound", request, self._limits.rpc_seconds)
 
     async def status(self, id_: RoundId) -> PartyStatus:
         """Where the round stands at this party."""
-        return await self._call(lambda s: s.RoundStatus(_round_request(id_), timeout=STATUS_SECONDS))
+        return await self._call("RoundStatus", _round_request(id_), STATUS_SECONDS)
 
     async def seal(self, id_: RoundId, submissions: Sequence[Submission]) -> PartyStatus:
         """Fix the input set; the same answer when repeated."""
@@ -63,21 +65,21 @@ class PartyLink:
                 for s in submissions
             ],
         )
-        return await self._call(lambda s: s.SealRound(request, timeout=self._limits.rpc_seconds))
+        return await self._call("SealRound", request, self._limits.rpc_seconds)
 
     async def run(self, id_: RoundId, attempt: int) -> PartyStatus:
         """Start an attempt at the computation; the same answer when repeated."""
         request = control_pb2.RunRoundRequest(task_digest=id_.task, round=id_.number, attempt=attempt)
-        return await self._call(lambda s: s.RunRound(request, timeout=self._limits.rpc_seconds))
+        return await self._call("RunRound", request, self._limits.rpc_seconds)
 
     async def end(self, id_: RoundId, state: RoundState) -> PartyStatus:
         """Tell that the round is over, so that the party deletes its shares."""
         request = control_pb2.EndRoundRequest(task_digest=id_.task, round=id_.number, state=state)
-        return await self._call(lambda s: s.EndRound(request, timeout=self._limits.rpc_seconds))
+        return await self._call("EndRound", request, self._limits.rpc_seconds)
 
     async def output(self, id_: RoundId) -> AsyncGenerator[Piece]:
         """The words of the aggregate, as the party streams them: unchecked."""
-        async with self._typed_errors():
+        async with self._typed_errors("FetchOutput"):
             call = self._client().FetchOutput(_round_request(id_), timeout=self._limits.upload_seconds)
             async for message in call:
                 yield Piece(message.chunk.offset, message.chunk.data)
@@ -91,22 +93,22 @@ class PartyLink:
     def _client(self) -> control_pb2_grpc.PartyControlStub:
         if self._channel is None:
             self._channel = self._connect()
-            self._connected_at = time.monotonic()
+            self._connected_at = asyncio.get_running_loop().time()
         return control_pb2_grpc.PartyControlStub(self._channel)
 
-    async def _call(
-        self, call: Callable[[control_pb2_grpc.PartyControlStub], Awaitable[control_pb2.RoundStatusReply]]
-    ) -> PartyStatus:
-        async with self._typed_errors():
-            return _status(await call(self._client()))
+    async def _call(self, method: str, request: Any, seconds: float) -> PartyStatus:
+        async with self._typed_errors(method):
+            return _status(await getattr(self._client(), method)(request, timeout=seconds))
 
     @contextlib.asynccontextmanager
-    async def _typed_errors(self) -> AsyncIterator[None]:
+    async def _typed_errors(self, method: str) -> AsyncIterator[None]:
         try:
-            yield
+            with outgoing(f"/triskele.v1.PartyControl/{method}", str(self.index)):
+                yield
         except grpc.RpcError as error:
             typed = from_rpc_error(error, f"party {self.index}")
-            if isinstance(typed, Unavailable) and time.monotonic() > self._connected_at + self._renew_seconds:
+            now = asyncio.get_running_loop().time()
+            if isinstance(typed, Unavailable) and now > self._connected_at + self._renew_seconds:
                 await self.close()
             raise typed from None
         except PartyFault as error:

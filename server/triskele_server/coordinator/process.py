@@ -12,7 +12,8 @@ from cryptography import x509
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.ids import PARTIES, PartyIndex, TaskName
 from triskele.task import TaskSpec
-from triskele_proto.v1 import coordinator_pb2_grpc
+from triskele.unusable import UNUSABLE_CERTIFICATE
+from triskele_proto.v1 import coordinator_pb2_grpc, info_pb2_grpc
 from triskele_server import logs
 from triskele_server.config import CoordinatorConfig, ScheduledTask, load_tasks, party_identity
 from triskele_server.coordinator.changes import RoundChanges
@@ -23,8 +24,12 @@ from triskele_server.coordinator.rounds import RoundId, Terms
 from triskele_server.coordinator.runner import TaskRunner, close_ended_rounds
 from triskele_server.coordinator.service import CoordinatorService, wishes_certified_by
 from triskele_server.coordinator.store import Store
+from triskele_server.hardening import harden
+from triskele_server.metrics.coordinator import TASKS_RUNNING
+from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.health import start_probes
+from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.server import bind, build_server, stop_server, until_stop_signal
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +41,7 @@ async def serve(config: CoordinatorConfig) -> None:
     Raises ConfigurationError if a file, a task, the database or a port cannot be used.
     """
     logs.configure("coordinator")
+    harden()
     tasks = load_tasks(config.tasks)
     check_rules(tasks)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,8 +65,9 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         party_addresses=config.party_addresses,
         check_wish=wishes_certified_by(_authority(config), config.federation),
     )
-    server = build_server(config.tls.files, config.federation)
+    server = build_server(config.tls.files, config.federation, config.limits)
     coordinator_pb2_grpc.add_CoordinatorServicer_to_server(service, server)
+    info_pb2_grpc.add_InfoServicer_to_server(InfoService(), server)
     probes = await start_probes(
         host=config.probes.host, health_port=config.probes.health_port, metrics_port=config.probes.metrics_port
     )
@@ -69,18 +76,32 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         await server.start()
         await probes.ready()
         _log.info("coordinator_ready", listen=config.listen, port=port, tasks=[t.spec.name for t in tasks])
-        async with asyncio.TaskGroup() as group:  # a runner that breaks ends the process, visibly
-            running = [group.create_task(_run(config, task, store, files, changes)) for task in tasks]
-            running += [group.create_task(_close(config, spec, store)) for spec in _without_file(store, tasks)]
-            await until_stop_signal()
-            for each in running:
-                each.cancel()
+        with shown(_collector(config)):
+            await _run_all(config, tasks, store, files, changes)
     finally:
         await probes.not_ready()
         changes.stop()
         await stop_server(server)
         await probes.stop()
         _log.info("coordinator_stopped")
+
+
+async def _run_all(
+    config: CoordinatorConfig, tasks: Sequence[ScheduledTask], store: Store, files: ResultFiles, changes: RoundChanges
+) -> None:
+    """Until SIGTERM or SIGINT. A runner that breaks ends the process, visibly."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(_run(config, task, store, files, changes)) for task in tasks]
+        running += [group.create_task(_close(config, spec, store)) for spec in _without_file(store, tasks)]
+        await until_stop_signal()
+        for each in running:
+            each.cancel()
+
+
+def _collector(config: CoordinatorConfig) -> MemberCollector:
+    local = None if config.database_url else config.data / "coordinator.db"
+    results = ("triskele_coordinator_results_bytes", "Bytes of released aggregates", config.data / "results")
+    return MemberCollector(config.identity, config.tls.files, config.data, local, (results,))
 
 
 async def _run(
@@ -91,7 +112,8 @@ async def _run(
         task.spec, terms_of(task), store=store, files=files, parties=parties, changes=changes, pace=Pace()
     )
     try:
-        await runner.run(task.schedule.rounds)
+        with TASKS_RUNNING.track_inprogress():
+            await runner.run(task.schedule.rounds)
         _log.info("task_finished", task=task.spec.name)
     finally:
         await parties.close()
@@ -109,7 +131,7 @@ def _authority(config: CoordinatorConfig) -> x509.Certificate:
     path = config.tls.authority
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, *UNUSABLE_CERTIFICATE) as error:
         raise ConfigurationError(f"tls.authority: {path} cannot be used as a certificate") from error
 
 

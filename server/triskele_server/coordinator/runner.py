@@ -15,7 +15,6 @@ from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, RoundNumber
 from triskele.sharing import WORD_BYTES
 from triskele.task import TaskSpec
-from triskele_server import metrics
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.outcome import agreed
 from triskele_server.coordinator.parties import (
@@ -35,6 +34,7 @@ from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import Blame, Outcome, PartyStatus, RoundId, RoundRecord, Terms
 from triskele_server.coordinator.schedule import Expire, GiveUp, KeepOpen, Seal, decide, decide_without, tally
 from triskele_server.coordinator.store import Store
+from triskele_server.metrics import coordinator as metrics
 from triskele_server.round_state import RoundEvent, RoundState, least_advanced, progress
 
 OUTPUT_NOT_SERVED = "output_not_served"  # no party hands out the words whose digest all three named
@@ -86,6 +86,7 @@ class TaskRunner:
     def _next(self, rounds: int) -> RoundId | None:
         last = self._store.last_round(self._spec.digest)
         if last is not None and not last.ended:
+            metrics.ROUNDS.resume(last.id, last.state)
             return last.id
         number = 1 if last is None else last.id.number + 1
         return RoundId(self._spec.digest, RoundNumber(number)) if number <= rounds else None
@@ -175,6 +176,7 @@ class TaskRunner:
                 if slowest is RoundState.COMBINED:
                     return outcomes_of(latest)
             if len(heard) == len(PARTIES) and (attempt := next_attempt(heard.values(), self._pace.attempts)):
+                metrics.ATTEMPTS.labels("first" if attempt == 1 else "repeated").inc()
                 self._log.info("attempt", round=id_.number, attempt=attempt)
                 statuses(await self._parties.ask(lambda p: p.run(id_, attempt)))
                 waiting.moved()
@@ -206,8 +208,8 @@ class TaskRunner:
 
     def _entered(self, id_: RoundId, state: RoundState) -> None:
         """Tell the metrics, the log and the watchers."""
-        metrics.ROUND_STATES.labels(state).inc()
         record = self._store.round(id_)
+        metrics.count_state(record, self._spec)
         why = {} if record.blame is None else {"reason": record.blame.reason, "who": record.blame.who}
         self._log.info(
             "round_state",

@@ -130,6 +130,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         return self._enrolled(id_, wish.participant)
 
     def _enrolled(self, id_: RoundId, participant: ParticipantId) -> coordinator_pb2.EnrolReply:
+        self._task(id_.task).spec.check_takes_part(participant)
         slot, new = self._store.enrol(id_, participant)
         if new:
             self._changes.announce(id_)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import create_engine, event, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
 from triskele.errors import ConfigurationError, NotFound, WrongState
@@ -55,7 +55,7 @@ class Store:
             event.listen(self._engine, "begin", _begin_immediate)
         try:
             Base.metadata.create_all(self._engine)
-        except OperationalError as error:
+        except DatabaseError as error:
             raise ConfigurationError(
                 f"the coordinator's database cannot be opened ({error.orig}); check database in its configuration"
             ) from error

@@ -14,6 +14,7 @@ from triskele.encoding import Words
 from triskele.ids import ShareIndex
 from triskele.keystream import KeyStream
 from triskele.sharing import WORD_BYTES, WORDS_PER_BLOCK, Seed, ShareContext, share_key
+from triskele_server.at_rest import StoreDamaged
 
 CHUNK_WORDS = 1 << 15  # words of one share in cache at a time
 
@@ -50,9 +51,9 @@ class WordShare:
 
     @classmethod
     def map(cls, path: Path, length: int) -> WordShare:
-        """Map a file of `length` little-endian words."""
+        """Map a file of `length` little-endian words; raises StoreDamaged if it is not as long."""
         if path.stat().st_size != length * WORD_BYTES:
-            raise ValueError(f"{path.name} does not hold {length} words")
+            raise StoreDamaged(f"{path.name} does not hold {length} words")
         return cls(np.memmap(path, "<i8", "r"))
 
     def read(self, start: int, stop: int) -> Words:

@@ -31,6 +31,7 @@ class CheckedTask:
             "rule": list(spec.stages),
             "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
             "root": spec.root,
+            "participants": list(spec.participants),
             "decisions": spec.decisions,
             "gram": spec.gram,
             "max_weight": spec.max_weight,

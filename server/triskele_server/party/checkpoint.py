@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from triskele.errors import PartyFault
+from pydantic import TypeAdapter
+
+from triskele.errors import ConfigurationError, PartyFault
+from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.mpc.session import Session
 
 _COIN_BYTES = 32
@@ -47,20 +50,17 @@ class Decision:
 
     @classmethod
     def from_json(cls, data: bytes) -> Decision:
-        """The inverse of `to_json`."""
-        content = json.loads(data)
-        return cls(
-            content["attempt"],
-            tuple(content["valid"]),
-            tuple(content["rows"]),
-            content["public"],
-            tuple((a, b) for a, b in content["weights"]),
-            None if content["reference"] is None else (content["reference"][0], content["reference"][1]),
-            content["weight_total"],
-            content["fraction_bits"],
-            None if content["accepted"] is None else tuple(content["accepted"]),
-            tuple((name, tuple(shape)) for name, shape in content["opened"]),
-        )
+        """The inverse of `to_json`; raises StoreDamaged for anything else."""
+        try:
+            content = _DECISION.validate_json(data, strict=True)
+        except ValueError:  # from None: its text quotes the file
+            raise _damaged("decision") from None
+        if content.to_json() != data:
+            raise _damaged("decision")
+        return content
+
+
+_DECISION = TypeAdapter(Decision)
 
 
 class Checkpoints(Protocol):
@@ -123,27 +123,33 @@ class FileCheckpoints:
     """Files in the round's folder, which are deleted with its shares."""
 
     folder: Path
+    vault: ShareVault | None = None
 
     def coin(self) -> bytes | None:
         """See Checkpoints."""
         path = self.folder / "coin"
-        return path.read_bytes() if path.exists() else None
+        if not path.exists():
+            return None
+        coin = self._read("coin", path)
+        if len(coin) != _COIN_BYTES:
+            raise _damaged("coin")
+        return coin
 
     def keep_coin(self, coin: bytes) -> None:
         """See Checkpoints."""
-        self._write("coin", coin)
+        self._write("coin", "coin", coin)
 
     def decision(self) -> tuple[Decision, bool] | None:
         """See Checkpoints."""
         for name, final in (("decision.final", True), ("decision.json", False)):
             path = self.folder / name
             if path.exists():
-                return Decision.from_json(path.read_bytes()), final
+                return Decision.from_json(self._read("decision", path)), final
         return None
 
     def keep_decision(self, decision: Decision) -> None:
         """See Checkpoints."""
-        self._write("decision.json", decision.to_json())
+        self._write("decision.json", "decision", decision.to_json())
 
     def make_final(self) -> None:
         """See Checkpoints."""
@@ -156,7 +162,15 @@ class FileCheckpoints:
         (self.folder / "decision.json").unlink(missing_ok=True)
         self._sync()
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _read(self, what: str, path: Path) -> bytes:
+        data = path.read_bytes()
+        return data if self.vault is None else self.vault.open(self._place(what), data)
+
+    def _place(self, what: str) -> bytes:
+        return f"triskele/v1/checkpoint/{self.folder.parent.name}/{self.folder.name}/{what}".encode()
+
+    def _write(self, name: str, what: str, content: bytes) -> None:
+        data = content if self.vault is None else self.vault.seal(self._place(what), content)
         partial = self.folder / f"{name}.partial"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -174,10 +188,15 @@ class FileCheckpoints:
             os.close(descriptor)
 
 
-def coin_key(data: Path) -> bytes:
-    """The secret of this party that its part of every coin derives from, made when it is first asked for."""
+def coin_key(data: Path, *, new: bool = True) -> bytes:
+    """The secret of this party that its part of every coin derives from, made when it is first asked for.
+
+    Raises ConfigurationError if it is missing and must not be `new`: the coin of a round in progress would be another.
+    """
     path = data / "coin.key"
     if not path.exists():
+        if not new:
+            raise ConfigurationError(f"{path} is missing from a folder that was in use: restore it from a backup")
         partial = path.with_suffix(".partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -185,7 +204,14 @@ def coin_key(data: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) != _COIN_BYTES:
+        raise ConfigurationError(f"{path}: has {len(key)} bytes, not {_COIN_BYTES}: restore it from a backup")
+    return key
+
+
+def _damaged(what: str) -> StoreDamaged:
+    return StoreDamaged(f"this party's {what} of an earlier attempt is damaged on its disk; nothing more is opened")
 
 
 def same_coin(checkpoints: Checkpoints, coin: bytes, party: int) -> None:

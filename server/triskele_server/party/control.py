@@ -16,9 +16,9 @@ from triskele.errors import Conflict, InvalidTask, PartyFault, PeerLost, RoundFa
 from triskele.ids import RoundNumber, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS
 from triskele.task import TaskSpec
-from triskele_server import metrics
 from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
+from triskele_server.metrics import party as metrics
 from triskele_server.party.checkpoint import coin_key
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
@@ -71,7 +71,7 @@ class RoundControl:
         self._running: dict[RoundKey, asyncio.Task[None]] = {}
         self._phases: dict[RoundKey, RoundState] = {}  # of running rounds; an attempt does not outlive the process
         self._setbacks: dict[RoundKey, str] = {}
-        self._coin_key = coin_key(config.data)
+        self._coin_key = coin_key(config.data, new=not store.rounds())
 
     async def recover(self) -> None:
         """Make the store tell the truth after a restart. Call it once, before anything is served."""
@@ -137,7 +137,10 @@ class RoundControl:
         return self._files.output(key)
 
     async def end(self, key: RoundKey, state: RoundState) -> RoundStatus:
-        """End a round and delete its shares; idempotent, and what ended the round first stays. Raises WrongState."""
+        """End a round and delete its shares; idempotent, and what ended the round first stays.
+
+        Raises WrongState, and Conflict if the round is said to be released and was not, or the other way round.
+        """
         if state not in _ENDINGS:
             raise InvalidTask(f"a round ends as {', '.join(_ENDINGS)}, not as {state}")
         blame = None
@@ -149,7 +152,10 @@ class RoundControl:
         await self._give_up(key)
         self._setbacks.pop(key, None)
         await asyncio.to_thread(self._files.delete, key)  # again: a computation may have written while it was stopped
-        return await self.status(key)
+        status = await self.status(key)
+        if (status.state is RoundState.RELEASED) != (state is RoundState.RELEASED):
+            raise Conflict(f"{key} has ended as {status.state} at this party, not as {state}")
+        return status
 
     async def stop(self) -> None:
         """Cancel what runs; its rounds are found as interrupted at the next start."""
@@ -171,15 +177,17 @@ class RoundControl:
             if state is RoundState.COMBINED:
                 return  # told when the outcome is stored and the output checked
             self._phases[key] = state
-            metrics.ROUND_STATES.labels(state).inc()
+            metrics.ROUNDS.enter(key, state)
             _log.info("phase", round=job.round, task=key.task.hex()[:16], state=state)
 
-        with metrics.ROUNDS_RUNNING.track_inprogress():
+        metrics.ATTEMPTS.inc()
+        with metrics.ROUNDS_COMPUTING.track_inprogress():
             try:
                 outcome = await self._runner.run(job, on_phase)
                 await asyncio.to_thread(self._check_output, job, outcome)
                 await asyncio.to_thread(self._store.combined, key, outcome)
             except PeerLost as error:  # the coordinator sees that nothing runs here and begins another attempt
+                metrics.ATTEMPTS_LOST.inc()
                 self._setbacks[key] = str(error)
                 _log.warning("attempt_lost", round=job.round, task=key.task.hex()[:16], attempt=job.attempt)
             except RoundFailed as error:
@@ -246,6 +254,7 @@ class RoundControl:
                 blame = self._loss(record)
                 if blame is None:
                     alive.append(record.key)
+                    metrics.ROUNDS.resume(record.key, record.state)
                 else:
                     self._store.end(record.key, RoundEvent.FAIL, blame)
                     _log.warning("round_ended", round=record.key.number, state=RoundState.FAILED, reason=blame.reason)
@@ -257,8 +266,8 @@ class RoundControl:
             return None
         for upload in self._store.uploads(record.key):
             held = self._held(record.key, upload)
-            seeds_there = all(size_of(s.path) == 16 for s in held.shares if s.seed)
-            words = next((size_of(s.path) for s in held.shares if not s.seed), 0)
+            seeds_there = all(self._files.has_seed(s.path) for s in held.shares if s.seed)
+            words = next((self._files.stored(s.path, seed=False) for s in held.shares if not s.seed), 0)
             if words >= upload.committed and (seeds_there or not upload.complete):
                 continue
             if upload.sealed:

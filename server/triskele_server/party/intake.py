@@ -2,7 +2,7 @@
 
     begin   (1) the manifest is signed by the caller, (2) it names the caller, (3) this party has its round,
             (4) it fits the task, (5) the two shares are this party's, (6) the seeds open their commitments,
-            (7) nothing else of this participant stands, and the round is open
+            (7) nothing else of this participant stands, the round is open, and there is room on the disk
     write   (8) chunks come in order, in size, and not beyond the share's length
     finish  (9) the share is whole, (10) it opens its commitment, (11) all is on disk before it counts
 
@@ -16,18 +16,21 @@ import datetime
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary, ref
 
 from cryptography import x509
 
 from triskele import manifest as manifests
-from triskele.errors import Conflict, InvalidUpload, TriskeleError, WrongState
+from triskele.errors import InvalidUpload, TriskeleError, WrongState
 from triskele.identity import Identity
 from triskele.ids import ParticipantId, PartyIndex, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import Manifest, ManifestDigest
-from triskele.sharing import SALT_BYTES, SEED_BYTES, Salt, commitment_matches
+from triskele.sharing import SALT_BYTES, SEED_BYTES, WORD_BYTES, Salt, commitment_matches
 from triskele.task import TaskSpec
 from triskele_proto.v1 import types_pb2
+from triskele_server.metrics import party as metrics
+from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.records import Submission, Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
@@ -47,16 +50,20 @@ class ReceivedShare:
 
 @dataclass
 class _Place:
-    """Where one participant's upload to one round is handled, one call at a time."""
+    """Where one participant's upload to one round is handled, one call at a time.
+
+    It exists as long as a stream or a call uses it: an upload that broke off holds no memory.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    session: UploadSession | None = None
+    session: ref[UploadSession] | None = None
 
     def take_over(self, error: TriskeleError) -> None:
         """End the stream that writes now, if any; what it has written is kept."""
-        if self.session is not None:
-            self.session.close(error)
-            self.session = None
+        session = None if self.session is None else self.session()
+        if session is not None:
+            session.close(error)
+        self.session = None
 
 
 class Intake:
@@ -72,6 +79,7 @@ class Intake:
         deny_list: DenyList | None = None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         limits: Limits = DEFAULT_LIMITS,
+        room: DiskRoom | None = None,
     ) -> None:
         self._store = store
         self._files = files
@@ -80,7 +88,8 @@ class Intake:
         self._deny_list = deny_list or DenyList()
         self._now = now
         self._limits = limits
-        self._places: dict[tuple[RoundKey, ParticipantId], _Place] = {}
+        self._room = room
+        self._places: WeakValueDictionary[tuple[RoundKey, ParticipantId], _Place] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def status(self, caller: Identity, key: RoundKey, digest: ManifestDigest) -> Progress:
@@ -107,24 +116,28 @@ class Intake:
         manifest = manifests.verify(signed, authority=self._authority, identity=caller.uri, now=self._now())  # (1)
         self._deny_list.check(caller, x509.load_der_x509_certificate(signed.certificate).serial_number)
         if manifest.participant != caller.name:  # (2)
+            metrics.REPLAYS.labels("another_participant").inc()
             raise InvalidUpload(f"manifest: made for {manifest.participant}, but sent by {caller.name}")
         key = RoundKey(manifest.task, manifest.round)
         record = self._store.round(key)  # (3)
-        manifest.check_belongs_to(TaskSpec.from_canonical(record.canonical), key.number)  # (4)
+        spec = TaskSpec.from_canonical(record.canonical)
+        spec.check_takes_part(manifest.participant)
+        manifest.check_belongs_to(spec, key.number)  # (4)
         self._check_shares(manifest, shares)  # (5), (6)
         if record.state is not RoundState.OPEN:
-            return self._session(key, manifest, shares)  # complete, or refused
+            return self._session(key, manifest, shares, _Place())  # complete, or refused
         with self._lock:
             place = self._places.setdefault((key, manifest.participant), _Place())
         with place.lock:
             place.take_over(_TAKEN_OVER)
-            place.session = self._session(key, manifest, shares)
-            return place.session
+            session = self._session(key, manifest, shares, place)
+            place.session = ref(session)
+            return session
 
     def close_round(self, key: RoundKey) -> None:
         """End every stream of a round that has left OPEN; call it after the store says so."""
         with self._lock:
-            places = [self._places.pop(k) for k in list(self._places) if k[0] == key]
+            places = [place for (of, _), place in list(self._places.items()) if of == key]
         for place in places:
             with place.lock:
                 place.take_over(WrongState(f"{key} takes no uploads any more"))
@@ -137,7 +150,9 @@ class Intake:
             with place.lock:
                 place.take_over(_TAKEN_OVER)
 
-    def _session(self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare]) -> UploadSession:
+    def _session(
+        self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare], place: _Place
+    ) -> UploadSession:
         """Step (7), then a session that goes on from what is committed."""
         return UploadSession(
             self._store,
@@ -149,15 +164,18 @@ class Intake:
             salts={ShareIndex(s.index): Salt(s.salt) for s in shares},
             seeds={ShareIndex(s.index): s.seed for s in shares if s.index != manifest.heavy},
             limits=self._limits,
+            place=place,
         )
 
     def _reserve(self, key: RoundKey, manifest: Manifest) -> Upload:
         found = self._store.upload(key, manifest.participant)
         if found is not None and found.complete:  # the answer was lost: say again that it is there, whatever the state
             found.check_manifest(manifest.digest)
+            metrics.REPLAYS.labels("repeated").inc()
             return found
         submission = Submission(manifest.slot, manifest.participant, manifest.digest)
-        return self._store.reserve(key, submission, manifest.heavy)
+        size = manifest.length * WORD_BYTES if manifest.heavy in held_shares(self._party) else 0
+        return self._store.reserve(key, submission, manifest.heavy, size, self._room)
 
     def _check_shares(self, manifest: Manifest, shares: Sequence[ReceivedShare]) -> None:
         """Steps (5) and (6)."""
@@ -176,4 +194,4 @@ class Intake:
                 raise InvalidUpload(f"share {share.index}: does not match the manifest's commitment")
 
 
-_TAKEN_OVER = Conflict("this stream was taken over by a later call of the same participant: go on there")
+_TAKEN_OVER = metrics.TakenOver("this stream was taken over by a later call of the same participant: go on there")

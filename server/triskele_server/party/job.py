@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from prometheus_client import Metric
+
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot
 from triskele.manifest import ManifestDigest
 from triskele_server.round_state import RoundState
@@ -87,6 +89,13 @@ class Ended:
     job: int
     outcome: RoundOutcome | None
     failure: tuple[str, str, str] = ("", "", "")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the worker has counted since it began, for the party's metrics."""
+
+    counts: tuple[Metric, ...]
 
 
 class RoundRunner(Protocol):

@@ -13,10 +13,15 @@ import structlog
 from cryptography import x509
 
 from triskele.errors import ConfigurationError
-from triskele_proto.v1 import control_pb2_grpc, party_pb2_grpc
+from triskele.unusable import UNUSABLE_CERTIFICATE
+from triskele_proto.v1 import control_pb2_grpc, info_pb2_grpc, party_pb2_grpc
 from triskele_server import logs
+from triskele_server.at_rest import STORE_KEY, ShareVault
 from triskele_server.config import PartyConfig
+from triskele_server.hardening import harden
+from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.party.control import RoundControl
+from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import RoundRunner
 from triskele_server.party.sealed_intake import SealedIntake, load_sealing_key
@@ -25,6 +30,7 @@ from triskele_server.party.share_files import ShareFiles
 from triskele_server.party.store import PartyStore
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.health import start_probes
+from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.server import bind, build_server, stop_server, until_stop_signal
 
 _log = structlog.get_logger(__name__)
@@ -50,8 +56,11 @@ async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[Bou
         host=config.probes.host, health_port=config.probes.health_port, metrics_port=config.probes.metrics_port
     )
     try:
-        server = build_server(config.tls.files, config.federation)
-        async with behind(server, config, runner):
+        server = build_server(config.tls.files, config.federation, config.limits)
+        if ShareVault.from_environment() is None:
+            _log.warning("shares_not_encrypted", hint=f"set {STORE_KEY} to encrypt shares on this party's disk")
+        async with behind(server, config, runner), _shown(config):
+            info_pb2_grpc.add_InfoServicer_to_server(InfoService(config.policy.model_dump(mode="json")), server)
             port = bind(server, config.listen, config.tls.files)
             await server.start()
             try:
@@ -73,11 +82,20 @@ async def behind(
 
     The caller stops `server` before the block ends. `now` is what certificates are checked against.
     """
+    vault = ShareVault.from_environment()
     store = await asyncio.to_thread(PartyStore, config.data)
     try:
-        files = ShareFiles(config.data)
+        files = ShareFiles(config.data, vault)
         deny_list = DenyList(config.tls.denied)
-        intake = Intake(store, files, party=config.index, authority=_authority(config), deny_list=deny_list, now=now)
+        intake = Intake(
+            store,
+            files,
+            party=config.index,
+            authority=_authority(config),
+            deny_list=deny_list,
+            now=now,
+            room=DiskRoom(config.data, config.limits),
+        )
         control = RoundControl(store, files, intake, runner, config)
         await control.recover()
         party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake)), server)
@@ -95,17 +113,30 @@ async def serve(config: PartyConfig) -> None:
     from triskele_server.party.worker import MpcWorker  # noqa: PLC0415  tests of the party's service need no worker
 
     logs.configure(f"party-{config.index}")
+    harden()
     stop = asyncio.create_task(until_stop_signal())  # from now on: a signal during the start ends it in order
     config.tls.files.server_credentials()  # a file that cannot be read is told before a process is spawned
     worker = MpcWorker(config)
     try:
-        await worker.start()
+        starting = asyncio.create_task(worker.start())
+        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():  # nothing was served yet: the worker is not waited for, it may import for many seconds
+            starting.cancel()
+            return
+        await starting
         async with running(config, worker):
             await stop
             _log.info("stopping")
     finally:
         stop.cancel()
         await worker.stop()
+
+
+@asynccontextmanager
+async def _shown(config: PartyConfig) -> AsyncIterator[None]:
+    shares = ("triskele_party_shares_bytes", "Bytes of shares held for rounds in progress", config.data / "rounds")
+    with shown(MemberCollector(config.identity, config.tls.files, config.data, config.data / "party.db", (shares,))):
+        yield
 
 
 def _sealed(config: PartyConfig, intake: Intake) -> SealedIntake | None:
@@ -118,5 +149,5 @@ def _authority(config: PartyConfig) -> x509.Certificate:
     path = config.tls.authority
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, *UNUSABLE_CERTIFICATE) as error:
         raise ConfigurationError(f"tls.authority: {path} cannot be used as a certificate") from error

@@ -14,7 +14,7 @@ from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 schema = sa.MetaData()
 _ROUND_KEY = ("task", "round")
@@ -38,6 +38,7 @@ uploads = sa.Table(
     sa.Column("slot", sa.Integer, nullable=False),
     sa.Column("manifest_digest", sa.LargeBinary(32), nullable=False),
     sa.Column("heavy", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),  # bytes of words that this party will hold
     sa.Column("committed", sa.BigInteger, nullable=False),  # bytes of the heavy share that are safely on disk
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("sealed", sa.Boolean, nullable=False),
@@ -68,6 +69,7 @@ class Upload(Submission):
     """One participant's upload to this party."""
 
     heavy: ShareIndex
+    size: int  # bytes of words that this party will hold; 0 where both its shares are seeds
     committed: int
     complete: bool
     sealed: bool
@@ -104,6 +106,7 @@ def upload_record(row: Any) -> Upload:
         ParticipantId(row["participant"]),
         ManifestDigest(row["manifest_digest"]),
         ShareIndex(row["heavy"]),
+        row["size"],
         row["committed"],
         row["complete"],
         row["sealed"],

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf.message import DecodeError
@@ -24,7 +23,9 @@ from triskele.ids import ParticipantId, PartyIndex, checked_name
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import Manifest, ManifestDigest
 from triskele.sealed import MAX_HEADER_BYTES, OVERHEAD_BYTES, SealContext, open_sealed
+from triskele.unusable import UNUSABLE_KEY
 from triskele_proto.v1 import party_pb2
+from triskele_server.metrics import party as metrics
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.share_files import RoundKey
 from triskele_server.party.upload import UploadSession
@@ -73,6 +74,7 @@ class SealedIntake:
         header = _header(open_sealed(sealed, self.key, context.header_info()))
         manifest = Manifest.from_proto(header.manifest.manifest)
         if (manifest.task, manifest.round) != (key.task, key.number):
+            metrics.REPLAYS.labels("another_round").inc()
             raise InvalidUpload("sealed: holds a manifest for another task or round")
         shares = [ReceivedShare(s.index, s.salt, s.seed) for s in header.shares]
         session = self.intake.begin(Identity(self.federation, "participant", name), header.manifest, shares)
@@ -83,7 +85,7 @@ def load_sealing_key(path: Path) -> X25519PrivateKey:
     """The party's private key for sealed uploads; raises ConfigurationError, which never quotes the file."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+    except (OSError, *UNUSABLE_KEY):
         raise ConfigurationError(f"sealing_key: {path} cannot be used as an unencrypted PEM private key") from None
     if not isinstance(key, X25519PrivateKey):
         raise ConfigurationError(f"sealing_key: {path} is not an X25519 key")

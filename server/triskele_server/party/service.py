@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
@@ -11,6 +11,7 @@ from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.limits import DEFAULT_LIMITS
 from triskele.manifest import ManifestDigest
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
+from triskele_server.metrics import party as metrics
 from triskele_server.party.control import RoundControl, RoundStatus
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.job import RoundOutcome
@@ -21,6 +22,7 @@ from triskele_server.party.upload import Progress, UploadSession
 from triskele_server.round_state import RoundState
 from triskele_server.rpc.interceptors import Context, caller
 
+_SHARES_READ = 3  # a party takes 2
 _STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
 
 
@@ -38,12 +40,13 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         digest = ManifestDigest(request.manifest_digest)
         return _reply(await asyncio.to_thread(self._intake.status, caller(context), _key(request), digest))
 
+    @metrics.counted
     async def Upload(  # noqa: N802  the proto's name
         self, requests: AsyncIterator[party_pb2.UploadRequest], context: Context
     ) -> party_pb2.UploadReply:
         """A header, then the heavy share's chunks."""
         header = await _header(requests)
-        shares = [ReceivedShare(s.index, s.salt, s.seed) for s in header.shares]
+        shares = received_shares(header.shares)
         session = await asyncio.to_thread(self._intake.begin, caller(context), header.manifest, shares)
         try:
             if not session.complete:
@@ -52,6 +55,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
             await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
 
+    @metrics.counted
     async def UploadSealed(  # noqa: N802  the proto's name
         self, requests: AsyncIterator[party_pb2.SealedUploadRequest], context: Context
     ) -> party_pb2.UploadReply:
@@ -182,6 +186,11 @@ def _read(path: Path, offset: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(DEFAULT_LIMITS.chunk_bytes)
+
+
+def received_shares(messages: Sequence[party_pb2.ShareHeader]) -> list[ReceivedShare]:
+    """The announced shares as values; of the millions that a message has room for, one too many is enough to refuse."""
+    return [ReceivedShare(s.index, s.salt, s.seed) for s in messages[:_SHARES_READ]]
 
 
 def _reply(progress: Progress) -> party_pb2.UploadReply:

@@ -2,6 +2,7 @@
 
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.seed     16 bytes
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.words    little-endian 64-bit words
+                                        ...seed.enc, ...words.enc       the same under the party's store key (at_rest)
 <data>/rounds/<task digest, hex>/<round>/output.bin                     the aggregate
 <data>/previous/<task digest, hex>.words                                the task's last released aggregate, in units
                                                                         of C / 2^20, for rules that start from it
@@ -11,12 +12,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from triskele.errors import InvalidTask
+from triskele.errors import ConfigurationError, InvalidTask
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
+from triskele.sharing import SEED_BYTES, ShareContext
+from triskele_server.at_rest import (
+    SMALL_OVERHEAD,
+    STORE_KEY,
+    PlainFile,
+    ShareVault,
+    StoreDamaged,
+    WordsFile,
+    plain_size,
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,18 @@ class RoundKey:
 
 
 class ShareFiles:
-    """The files below `<data>/rounds`."""
+    """The files below `<data>/rounds`, encrypted if there is a vault.
 
-    def __init__(self, data: Path) -> None:
+    Raises ConfigurationError if the folder was written under a store key, and this is another one or none.
+    """
+
+    def __init__(self, data: Path, vault: ShareVault | None = None) -> None:
+        self._vault = vault
         self._root = data / "rounds"
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._previous = data / "previous"
         self._previous.mkdir(mode=0o700, exist_ok=True)
+        _check_key(data / "store-key.check", vault)
 
     def folder(self, key: RoundKey) -> Path:
         """Where a round's files are; it may not exist yet."""
@@ -49,7 +65,8 @@ class ShareFiles:
 
     def share(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, *, seed: bool) -> Path:
         """The file of one share. Names of participants are names of files (triskele.ids.checked_name)."""
-        return self.folder(key) / f"{participant}-{index}.{'seed' if seed else 'words'}"
+        kind = ("seed" if seed else "words") + ("" if self._vault is None else ".enc")
+        return self.folder(key) / f"{participant}-{index}.{kind}"
 
     def output(self, key: RoundKey) -> Path:
         """The file of the round's aggregate."""
@@ -67,25 +84,44 @@ class ShareFiles:
                 path.mkdir(mode=0o700, exist_ok=True)
                 _sync_folder(path.parent)
 
-    def open_words(self, path: Path, committed: int) -> int:
-        """A descriptor for a heavy share; what stands beyond the committed bytes is cut off. The caller closes it."""
+    def open_words(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, committed: int) -> WordsFile:
+        """A heavy share to be written; what stands beyond the committed bytes is cut off. The caller closes it."""
+        path = self.share(key, participant, index, seed=False)
         new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(descriptor, committed)
+        file: WordsFile
+        if self._vault is None:
+            file = PlainFile.at(path, committed)
+        elif committed:
+            file = self._vault.resume(path, _place(key, participant, index), committed)
+        else:
+            file = self._vault.create(path, _place(key, participant, index))
         if new:
             _sync_folder(path.parent)
-        return descriptor
+        return file
 
-    def write_seeds(self, key: RoundKey, seeds: dict[Path, bytes]) -> None:
+    def write_seeds(self, key: RoundKey, participant: ParticipantId, seeds: Mapping[ShareIndex, bytes]) -> None:
         """Write and sync seed files, and sync the folder, so that all of the upload survives a power cut."""
-        for path, seed in seeds.items():
+        for index, seed in seeds.items():
+            content = seed if self._vault is None else self._vault.seal(_place(key, participant, index), seed)
+            path = self.share(key, participant, index, seed=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                os.write(descriptor, seed)
+                os.write(descriptor, content)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         _sync_folder(self.folder(key))
+
+    def stored(self, path: Path, *, seed: bool) -> int:
+        """Bytes of a share that a file holds, whether all of them were committed or not; 0 if there is none."""
+        size = size_of(path)
+        if self._vault is None:
+            return size
+        return max(size - SMALL_OVERHEAD, 0) if seed else plain_size(size)
+
+    def has_seed(self, path: Path) -> bool:
+        """Whether a seed's file is whole."""
+        return self.stored(path, seed=True) == SEED_BYTES
 
     def delete(self, key: RoundKey) -> None:
         """Delete everything of a round; nothing to delete is no error."""
@@ -108,6 +144,24 @@ class ShareFiles:
 def size_of(path: Path) -> int:
     """Bytes of a file, 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
+
+
+def _place(key: RoundKey, participant: ParticipantId, index: ShareIndex) -> bytes:
+    return ShareContext(key.task, key.number, participant).info(index)
+
+
+def _check_key(path: Path, vault: ShareVault | None) -> None:
+    """Raise ConfigurationError unless this is the key that the folder's files were written under."""
+    if vault is None:
+        if path.exists():
+            raise ConfigurationError(f"{path.parent}: was written under a store key; set {STORE_KEY}, it is not set")
+    elif path.exists():
+        try:
+            vault.open(b"check", path.read_bytes())
+        except StoreDamaged:
+            raise ConfigurationError(f"{path.parent}: was written under another store key than {STORE_KEY}") from None
+    else:
+        path.write_bytes(vault.seal(b"check", b""))
 
 
 def _sync_folder(path: Path) -> None:

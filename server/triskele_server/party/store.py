@@ -18,7 +18,8 @@ from sqlalchemy.pool import StaticPool
 
 from triskele.errors import ConfigurationError, Conflict, NotFound, Unavailable, WrongState
 from triskele.ids import ParticipantId, ShareIndex
-from triskele_server import metrics
+from triskele_server.metrics import party as metrics
+from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.records import (
     SCHEMA_VERSION,
@@ -36,6 +37,10 @@ from triskele_server.party.records import (
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
 
+_RESTORE = (
+    "restore it from the latest backup, or, to give up this party's part in all rounds so far, start it with an empty "
+    "data folder"
+)
 MAX_ATTEMPTS = 16  # at one round; the coordinator gives up much sooner
 
 
@@ -45,6 +50,13 @@ class PartyStore:
     def __init__(self, data: Path) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._claim = _claim(data)
+        try:
+            self._open(data)
+        except BaseException:
+            self._claim.close()
+            raise
+
+    def _open(self, data: Path) -> None:
         self._lock = threading.Lock()
         self._engine = sa.create_engine(
             f"sqlite:///{data / 'party.db'}",
@@ -52,11 +64,18 @@ class PartyStore:
             connect_args={"check_same_thread": False},
             hide_parameters=True,
         )
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            connection.exec_driver_sql("PRAGMA synchronous=FULL")
-            connection.exec_driver_sql("PRAGMA foreign_keys=ON")
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+                version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        except sa.exc.DatabaseError as error:
+            self._engine.dispose()
+            raise ConfigurationError(f"{data / 'party.db'} cannot be used ({error.orig}): {_RESTORE}") from None
+        if version == 0 and _was_in_use(data):
+            self.close()
+            raise ConfigurationError(f"{data / 'party.db'} is missing or empty in a folder that was in use: {_RESTORE}")
         if version not in (0, SCHEMA_VERSION):
             self.close()
             raise ConfigurationError(f"{data}: written by another version of Triskele (schema {version})")
@@ -79,14 +98,19 @@ class PartyStore:
                 yield connection
 
     def open_round(self, key: RoundKey, canonical: bytes) -> RoundRecord:
-        """Open a round, or find it as it is if it was opened before."""
+        """Open a round, or find it as it is if it was opened before. Raises WrongState for one before the newest."""
         with self._transaction() as transaction:
             found = _find_round(transaction, key)
             if found is not None:
                 return found
+            newest = transaction.execute(
+                sa.select(sa.func.max(rounds.c.round)).where(rounds.c.task == key.task)
+            ).scalar()
+            if newest is not None and key.number < newest:
+                raise WrongState(f"{key}: this party has opened round {newest} already; rounds only go forward")
             values = {"canonical": canonical, "state": RoundState.OPEN.value, "attempt": 0}
             transaction.execute(rounds.insert().values(task=key.task, round=key.number, **values))
-            metrics.ROUND_STATES.labels(RoundState.OPEN).inc()
+            metrics.ROUNDS.enter(key, RoundState.OPEN)
             return RoundRecord(key, canonical, RoundState.OPEN, 0, None, None)
 
     def round(self, key: RoundKey) -> RoundRecord:
@@ -109,8 +133,12 @@ class PartyStore:
         with self._transaction() as transaction:
             return _all_uploads(transaction, key)
 
-    def reserve(self, key: RoundKey, submission: Submission, heavy: ShareIndex) -> Upload:
-        """The upload of this manifest, new or resumed. Raises WrongState, or Conflict if another stands.
+    def reserve(
+        self, key: RoundKey, submission: Submission, heavy: ShareIndex, size: int = 0, room: DiskRoom | None = None
+    ) -> Upload:
+        """The upload of this manifest, new or resumed; `size` bytes of words will come, for which `room` is asked.
+
+        Raises WrongState, Conflict if another upload stands, Busy if there is no room.
 
         Which slot is whose only the coordinator knows: two participants may claim one, and sealing settles it. Were
         a claim exclusive here, anybody could keep a participant out by claiming its slot first.
@@ -121,11 +149,14 @@ class PartyStore:
             if found is not None:
                 found.check_manifest(submission.manifest_digest)
                 return found
+            if room is not None and size:
+                room.check(size, of_round=_size_of(transaction, key), promised=_promised(transaction))
             upload = Upload(
                 submission.slot,
                 submission.participant,
                 submission.manifest_digest,
                 heavy,
+                size,
                 0,
                 complete=False,
                 sealed=False,
@@ -217,6 +248,15 @@ class PartyStore:
             return _move(transaction, record, event, blame=values)
 
 
+def _was_in_use(data: Path) -> bool:
+    """Whether there are shares or a coin's key.
+
+    A party that has them, and no memory of the rounds that it took part in, could be led through one a second time.
+    """
+    shares = data / "rounds"
+    return (data / "coin.key").exists() or (shares.exists() and any(shares.rglob("*")))
+
+
 def _claim(data: Path) -> IO[bytes]:
     """Hold the folder for this process until the file is closed or the process ends."""
     file = (data / "lock").open("ab")
@@ -264,8 +304,27 @@ def _all_uploads(transaction: sa.Connection, key: RoundKey) -> tuple[Upload, ...
     return tuple(map(upload_record, transaction.execute(query.order_by(uploads.c.slot)).mappings()))
 
 
+def _size_of(transaction: sa.Connection, key: RoundKey) -> int:
+    """Bytes of words of all uploads to a round, whole: what has come and what will."""
+    query = sa.select(sa.func.sum(uploads.c.size)).where(uploads.c.task == key.task, uploads.c.round == key.number)
+    return int(transaction.execute(query).scalar() or 0)
+
+
+def _promised(transaction: sa.Connection) -> int:
+    """Bytes that uploads to open rounds have not written yet."""
+    query = (
+        sa.select(sa.func.sum(uploads.c.size - uploads.c.committed))
+        .join(rounds, (rounds.c.task == uploads.c.task) & (rounds.c.round == uploads.c.round))
+        .where(rounds.c.state == RoundState.OPEN.value, ~uploads.c.complete)
+    )
+    return int(transaction.execute(query).scalar() or 0)
+
+
 def _move(transaction: sa.Connection, record: RoundRecord, event: RoundEvent, **values: Any) -> RoundRecord:
     state = advance(record.state, event)
     transaction.execute(rounds.update().where(*_round_is(record.key)).values(state=state.value, **values))
-    metrics.ROUND_STATES.labels(state).inc()
+    metrics.ROUNDS.enter(record.key, state)
+    if record.state is RoundState.OPEN:
+        unfinished = sum(not upload.complete for upload in _all_uploads(transaction, record.key))
+        metrics.UPLOADS.labels("expired", "").inc(unfinished)
     return _round(transaction, record.key)

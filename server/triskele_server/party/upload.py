@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from triskele.errors import InvalidUpload, TriskeleError, Unavailable
 from triskele.ids import ShareIndex
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.sharing import WORD_BYTES, Commitment, Salt
-from triskele_server import metrics
+from triskele_server.at_rest import StoreDamaged, WordsFile
+from triskele_server.metrics import party as metrics
 from triskele_server.party.records import Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
 
 COMMIT_EVERY_BYTES = 8 << 20  # a crash of the party costs a participant at most so much to send again
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class UploadSession:
         salts: Mapping[ShareIndex, Salt],
         seeds: Mapping[ShareIndex, bytes],
         limits: Limits = DEFAULT_LIMITS,
+        place: object = None,
     ) -> None:
         self._store = store
         self._files = files
@@ -61,10 +60,11 @@ class UploadSession:
         self._total = length * WORD_BYTES if self._salt is not None else 0
         self._position = self._committed = upload.committed
         self._complete = upload.complete
-        self._file: int | None = None
+        self._file: WordsFile | None = None
         self._hash = hashlib.sha256(self._salt or b"")
         self._closed: TriskeleError | None = None
         self._lock = threading.Lock()
+        self._place = place  # lives as long as this session
 
     def __repr__(self) -> str:
         return f"UploadSession({self._key}, slot {self._upload.slot}, {self._position} of {self._total} bytes)"
@@ -85,8 +85,7 @@ class UploadSession:
             self._check_not_closed()
             self._check_chunk(offset, data)
             try:
-                file = self._opened()
-                _write_all(file, data, offset)
+                self._opened().append(data)
             except OSError as error:
                 raise Unavailable("this party cannot write to its disk just now: try again later") from error
             self._hash.update(data)
@@ -117,6 +116,8 @@ class UploadSession:
         with self._lock:
             if self._closed is None:
                 self._closed = error
+                if isinstance(error, metrics.TakenOver) and not self._complete:
+                    metrics.UPLOADS.labels("taken_over", "").inc()
                 try:
                     if self._position > self._committed:
                         self._commit()
@@ -146,15 +147,14 @@ class UploadSession:
 
     def _keep(self) -> None:
         self._files.make_folder(self._key)
-        seeds = {self._path(index, seed=True): seed for index, seed in self._seeds.items()}
         if self._file is not None:
-            os.fsync(self._file)
-        self._files.write_seeds(self._key, seeds)  # syncs the folder too
+            self._file.finish()
+        self._files.write_seeds(self._key, self._upload.participant, self._seeds)  # syncs the folder too
         self._store.complete(self._key, self._upload.participant, self._total)
         self._complete = True
         self._committed = self._total
         self._close_file()
-        metrics.UPLOADS.inc()
+        metrics.UPLOADS.labels("complete", "").inc()
 
     def _discard(self) -> None:
         self._closed = InvalidUpload(
@@ -163,24 +163,23 @@ class UploadSession:
         )
         self._close_file()
         self._store.discard(self._key, self._upload.participant)
-        self._path(self._upload.heavy, seed=False).unlink(missing_ok=True)
+        self._files.share(self._key, self._upload.participant, self._upload.heavy, seed=False).unlink(missing_ok=True)
 
     def _commit(self) -> None:
         if self._file is not None:
-            os.fsync(self._file)
-            self._store.commit_offset(self._key, self._upload.participant, self._position)
-            self._committed = self._position
+            self._committed = self._file.sync()
+            self._store.commit_offset(self._key, self._upload.participant, self._committed)
 
-    def _opened(self) -> int:
+    def _opened(self) -> WordsFile:
         """The heavy share's file; on resuming, what is in it is hashed first."""
         if self._file is None:
             self._files.make_folder(self._key)
-            file = self._files.open_words(self._path(self._upload.heavy, seed=False), self._position)
+            file = self._files.open_words(self._key, self._upload.participant, self._upload.heavy, self._position)
             try:
-                for start in range(0, self._position, _READ_BYTES):
-                    self._hash.update(os.pread(file, min(_READ_BYTES, self._position - start), start))
-            except OSError:
-                os.close(file)
+                for block in file.stored():
+                    self._hash.update(block)
+            except (OSError, StoreDamaged):
+                file.close()
                 self._hash = hashlib.sha256(self._salt or b"")
                 raise
             self._file = file
@@ -188,15 +187,5 @@ class UploadSession:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
-
-    def _path(self, index: ShareIndex, *, seed: bool) -> Path:
-        return self._files.share(self._key, self._upload.participant, index, seed=seed)
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

@@ -20,11 +20,14 @@ import structlog
 
 from triskele.errors import ConfigurationError, PeerLost, RoundFailed
 from triskele_server.config import PartyConfig
-from triskele_server.party.job import PEER_LOST, Abandon, Ended, Reached, RoundJob, RoundOutcome, Started
+from triskele_server.metrics import party as metrics
+from triskele_server.metrics.exposition import EXPOSED
+from triskele_server.party.job import PEER_LOST, Abandon, Counted, Ended, Reached, RoundJob, RoundOutcome, Started
 from triskele_server.round_state import RoundState
 
 START_SECONDS = 60.0  # importing torch on a busy machine
 STOP_SECONDS = 5.0
+RESTART_SECONDS = 5.0  # between two attempts to start it again
 
 _log = structlog.get_logger(__name__)
 
@@ -67,18 +70,19 @@ class MpcWorker:
 
     async def run(self, job: RoundJob, on_phase: Callable[[RoundState], None]) -> RoundOutcome:
         """Compute a round; raises RoundFailed saying why and whose doing it was, PeerLost if an attempt was lost."""
-        if self._pipe is None or self._started is None or not self._started.done():
+        pipe = self._pipe
+        if pipe is None or self._started is None or not self._started.done():
             raise PeerLost("the computing process of this party is starting again", self.config.index)
         self._jobs += 1
         number = self._jobs
         pending = self._pending[number] = _Pending(on_phase, asyncio.get_running_loop().create_future())
         try:
             with contextlib.suppress(OSError):  # the child has just died; the listener fails the job
-                self._pipe.send((number, job))
+                pipe.send((number, job))
             return await pending.ended
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
-                self._pipe.send(Abandon(number))
+                pipe.send(Abandon(number))
             raise
         finally:
             del self._pending[number]
@@ -89,7 +93,7 @@ class MpcWorker:
         if self._pipe is not None:
             with contextlib.suppress(OSError):
                 self._pipe.send(None)
-        if self._process is not None:
+        if self._process is not None and self._process.pid is not None:  # None: stopped before it was spawned
             await asyncio.to_thread(self._process.join, STOP_SECONDS)
             if self._process.is_alive():
                 self._process.kill()
@@ -102,9 +106,12 @@ class MpcWorker:
                 loop.call_soon_threadsafe(self._heard, pipe.recv())
         except (EOFError, OSError):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                loop.call_soon_threadsafe(self._died)
+                loop.call_soon_threadsafe(self._died, pipe)
 
-    def _heard(self, message: Started | Reached | Ended) -> None:
+    def _heard(self, message: Started | Reached | Ended | Counted) -> None:
+        if isinstance(message, Counted):
+            EXPOSED.heard(message.counts)
+            return
         if isinstance(message, Started):
             if self._started is not None and not self._started.done():
                 self._started.set_result(message)
@@ -120,7 +127,10 @@ class MpcWorker:
             lost = message.failure[0] == PEER_LOST
             pending.ended.set_exception(PeerLost(message.failure[2]) if lost else RoundFailed(*message.failure))
 
-    def _died(self) -> None:
+    def _died(self, pipe: Connection) -> None:
+        if pipe is not self._pipe:
+            return  # one that was given up before
+        EXPOSED.worker_ended()
         for pending in self._pending.values():
             if not pending.ended.done():
                 lost = PeerLost("the computing process of this party ended unexpectedly", self.config.index)
@@ -129,7 +139,23 @@ class MpcWorker:
             self._started.set_result(Started("the computing process ended before it served; see its log"))
         elif not self._stopping:
             _log.error("worker_died")
-            self._restart = asyncio.create_task(self.start())
+            metrics.WORKER_RESTARTS.inc()
+            self._pipe = None  # a job that comes before the next process serves is lost, not sent into the void
+            self._restart = asyncio.create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        """Until it works: what the machine lacks now, memory or the port, may be there later."""
+        while not self._stopping:
+            try:
+                await self.start()
+            except (ConfigurationError, OSError) as error:
+                self._pipe = None
+                if self._process is not None and self._process.pid is not None:
+                    self._process.kill()
+                _log.error("worker_not_started", problem=str(error))
+                await asyncio.sleep(RESTART_SECONDS)
+            else:
+                return
 
 
 def _main(config: PartyConfig, pipe: Connection) -> None:

@@ -10,24 +10,29 @@ import signal
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import grpc
-import numpy as np
 import structlog
 import torch
 
 from triskele.errors import ConfigurationError, PartyFault, PeerLost, RoundFailed
-from triskele.ids import PartyIndex, held_shares
+from triskele.ids import PartyIndex, ShareIndex, held_shares
 from triskele.sharing import Seed, ShareContext
 from triskele.task import TaskSpec
-from triskele_proto.v1 import peer_pb2_grpc
+from triskele_proto.v1 import info_pb2_grpc, peer_pb2_grpc
 from triskele_server import logs
+from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.config import PartyConfig
-from triskele_server.linear.shares import SeedShare, SharePair, WordShare
+from triskele_server.hardening import harden
+from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
+from triskele_server.metrics.exposition import worker_counts
+from triskele_server.metrics.mpc import StepMeter
 from triskele_server.party.checkpoint import FileCheckpoints
 from triskele_server.party.job import (
     PEER_LOST,
     Abandon,
+    Counted,
     Ended,
     HeldSubmission,
     Reached,
@@ -36,8 +41,9 @@ from triskele_server.party.job import (
     Started,
 )
 from triskele_server.party.round import RoundInput, SealedSubmission, run_round
-from triskele_server.release.output_file import write_output
+from triskele_server.release.output_file import read_previous, write_output
 from triskele_server.round_state import RoundState
+from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.peer import GrpcTransport, PeerHub
 from triskele_server.rpc.server import bind, build_server
 
@@ -53,6 +59,7 @@ def main(config: PartyConfig, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(f"party-{config.index}-mpc")
+    harden()
     torch.set_num_threads(1)  # more threads per party only get in the other parties' way
     child = WorkerProcess(config, pipe)
     threading.Thread(target=lambda: asyncio.run(child.serve()), daemon=True).start()
@@ -72,9 +79,10 @@ class WorkerProcess:
         self._config = config
         self._pipe = pipe
         self._sending = threading.Lock()
+        self._vault = ShareVault.from_environment()
         self._transports: dict[int, GrpcTransport] = {}
 
-    def _tell(self, message: Started | Reached | Ended) -> None:
+    def _tell(self, message: Started | Reached | Ended | Counted) -> None:
         with self._sending, contextlib.suppress(OSError):  # the parent is gone: the main thread ends this process
             self._pipe.send(message)
 
@@ -91,8 +99,9 @@ class WorkerProcess:
     async def _listening(self) -> tuple[PeerHub, grpc.aio.Server]:
         hub = PeerHub(self._config)
         tls = self._config.tls.files
-        server = build_server(tls, self._config.federation)
+        server = build_server(tls, self._config.federation, self._config.limits)
         peer_pb2_grpc.add_PeerServicer_to_server(hub, server)
+        info_pb2_grpc.add_InfoServicer_to_server(InfoService(self._config.policy.model_dump(mode="json")), server)
         until = time.monotonic() + BIND_SECONDS
         while True:
             try:
@@ -114,6 +123,8 @@ class WorkerProcess:
             self._tell(Ended(number, None, (error.reason, error.who, error.detail)))
         except PeerLost as error:
             self._tell(Ended(number, None, (PEER_LOST, f"party:{self._config.index}", str(error))))
+        except StoreDamaged as error:
+            self._tell(Ended(number, None, ("store_damaged", f"party:{self._config.index}", str(error))))
         except PartyFault as error:
             who = f"party:{error.party}" if error.party is not None else "parties"
             self._tell(Ended(number, None, ("party_fault", who, str(error))))
@@ -129,18 +140,27 @@ class WorkerProcess:
         if transport is not None:
             transport.abandon()
 
+    def _join(self, session: bytes) -> GrpcTransport:
+        """This party's end of a session, from the thread that computes."""
+        return asyncio.run_coroutine_threadsafe(self._hub.join(session), self._hub.loop).result()
+
     def _compute(self, number: int, job: RoundJob) -> RoundOutcome:
         spec = TaskSpec.from_canonical(job.task)
-        submissions = [_mapped(spec, self._config.index, job, s) for s in job.submissions]
-        previous = None if job.previous is None else np.fromfile(job.previous, "<i8")
-        checkpoints = FileCheckpoints(job.output.parent)
+        submissions = [_mapped(spec, self._config.index, job, s, self._vault) for s in job.submissions]
+        previous = None if job.previous is None else read_previous(job.previous, spec.dimension)
+        checkpoints = FileCheckpoints(job.output.parent, self._vault)
         given = RoundInput(spec, job.round, job.attempt, submissions, previous, job.coin_key, checkpoints)
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
-        transport = asyncio.run_coroutine_threadsafe(self._hub.join(session), self._hub.loop).result()
+        transport = self._join(session)
         self._transports[number] = transport
 
+        meter = StepMeter()
+
         def on_step(step: str) -> None:
-            _log.info("step", step=step, rounds=transport.traffic.rounds, bytes_sent=transport.traffic.bytes_sent)
+            traffic = transport.traffic
+            _log.info("step", step=step, rounds=traffic.rounds, bytes_sent=traffic.bytes_sent)
+            meter.ended(step, traffic.rounds, traffic.bytes_sent)
+            self._tell(Counted(worker_counts()))
             if step in _PHASES:
                 self._tell(Reached(number, _PHASES[step]))
 
@@ -161,12 +181,21 @@ class WorkerProcess:
         )
 
 
-def _mapped(spec: TaskSpec, party: PartyIndex, job: RoundJob, held: HeldSubmission) -> SealedSubmission:
+def _mapped(
+    spec: TaskSpec, party: PartyIndex, job: RoundJob, held: HeldSubmission, vault: ShareVault | None
+) -> SealedSubmission:
     context = ShareContext(spec.digest, job.round, held.participant)
     if tuple(s.index for s in held.shares) != held_shares(party):
         raise PartyFault(f"the store holds other shares of slot {held.slot} than party {party}'s", party)
-    first, second = (
-        SeedShare(Seed(s.path.read_bytes()), context, s.index) if s.seed else WordShare.map(s.path, spec.length)
-        for s in held.shares
-    )
+
+    def share(index: ShareIndex, path: Path, *, seed: bool) -> HeldShare:
+        if seed:
+            content = path.read_bytes()
+            plain = content if vault is None else vault.open(context.info(index), content)
+            return SeedShare(Seed(plain), context, index)
+        return (
+            WordShare.map(path, spec.length) if vault is None else vault.words(path, context.info(index), spec.length)
+        )
+
+    first, second = (share(s.index, s.path, seed=s.seed) for s in held.shares)
     return SealedSubmission(held.slot, held.participant, held.manifest_digest, SharePair(first, second))

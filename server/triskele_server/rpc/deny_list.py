@@ -19,6 +19,7 @@ from cryptography import x509
 from triskele.errors import ConfigurationError, Forbidden
 from triskele.identity import Identity
 from triskele.renewal import stamps
+from triskele_server.metrics import rpc as metrics
 
 _SERIAL: Final = re.compile(r"serial:([0-9A-Fa-f]{1,64})")
 
@@ -41,6 +42,7 @@ class DenyList:
             self._denied, problems = _entries(path)
             if problems:
                 raise ConfigurationError(f"{path}: {problems[0]}")
+            metrics.DENY_LIST_ENTRIES.set(len(self._denied))
 
     def check(self, identity: Identity, serial: int) -> None:
         """Raise Forbidden if the member, or its certificate with this serial number, is on the list."""
@@ -69,6 +71,8 @@ class DenyList:
                 for problem in problems:
                     _log.error("deny_list_unusable", path=str(self._path), problem=problem)
                 self._denied = self._denied | denied if problems else denied
+                metrics.DENY_LIST_ENTRIES.set(len(self._denied))
+                metrics.DENY_LIST_PROBLEMS.set(len(problems))
                 _log.info("deny_list_read", entries=len(self._denied))
             return self._denied
 

@@ -33,7 +33,7 @@ class Description:
         """Decode; a policy that is no JSON object counts as none."""
         try:
             policy = json.loads(message.policy or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             policy = {}
         return cls(message.version, message.protocol, message.unix_time, policy if isinstance(policy, dict) else {})
 

@@ -17,8 +17,8 @@ import structlog
 
 from triskele.errors import REASONS, ConfigurationError, Forbidden, Reason, TriskeleError
 from triskele.identity import Identity
-from triskele_server import metrics
-from triskele_server.logs import describe
+from triskele_server.logs import describe, forget_locals
+from triskele_server.metrics import rpc as metrics
 from triskele_server.rpc.access import check_access
 from triskele_server.rpc.deny_list import DenyList
 
@@ -55,10 +55,12 @@ async def errors_to_statuses(method: str, context: Context) -> AsyncIterator[Non
     except (grpc.aio.AbortError, asyncio.CancelledError):
         raise
     except TriskeleError as error:
+        forget_locals(error)
         await context.abort(reason_of(error).status, str(error))
     except Exception as error:  # noqa: BLE001  the last barrier: no text of an unknown exception may reach a peer
         reference = secrets.token_hex(8)
         _log.error("rpc_internal_error", method=method, reference=reference, **describe(error))
+        forget_locals(error)
         await context.abort(
             grpc.StatusCode.INTERNAL, f"internal error of this server, reference {reference}: give it to its operator"
         )
@@ -73,6 +75,7 @@ async def observed(method: str, context: Context) -> AsyncIterator[None]:
     started = time.monotonic()
     code, reason = grpc.StatusCode.OK, ""
     metrics.RPC_STARTED.labels(method).inc()
+    metrics.RPC_RUNNING.labels(method).inc()
     structlog.contextvars.bind_contextvars(rpc=method)  # each RPC runs in a context of its own: nothing to unbind
     try:
         yield
@@ -91,6 +94,7 @@ async def observed(method: str, context: Context) -> AsyncIterator[None]:
         raise
     finally:
         seconds = time.monotonic() - started
+        metrics.RPC_RUNNING.labels(method).dec()
         metrics.RPC_HANDLED.labels(method, code.name).inc()
         metrics.RPC_SECONDS.labels(method).observe(seconds)
         if reason:

@@ -20,6 +20,7 @@ from triskele.limits import DEFAULT_LIMITS
 from triskele.sharing import WORD_BYTES
 from triskele_proto.v1 import peer_pb2, peer_pb2_grpc
 from triskele_server.config import PartyConfig, party_identity
+from triskele_server.metrics.rpc import outgoing
 from triskele_server.mpc.transport import Frame, Transport
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.server import caller
@@ -29,6 +30,7 @@ FRAME_SECONDS = 120.0  # how long a computation waits for one frame
 _PIECE_BYTES = DEFAULT_LIMITS.chunk_bytes
 _MAX_FRAME_BYTES = DEFAULT_LIMITS.max_dimension * WORD_BYTES
 _HELLO = "hello"
+_EXCHANGE = "/triskele.v1.Peer/Exchange"
 
 _log = structlog.get_logger(__name__)
 
@@ -101,8 +103,9 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
             hello = peer_pb2.Frame(session=session, label=_HELLO, last=True)
             async with self._channel_to_next() as channel:
                 call = peer_pb2_grpc.PeerStub(channel).Exchange(_messages(link, hello), wait_for_ready=True)
-                async for message in call:
-                    link.received(message)
+                with outgoing(_EXCHANGE, str(self._next)):
+                    async for message in call:
+                        link.received(message)
         except grpc.aio.AioRpcError as error:
             _log.warning("peer_stream_broke", peer=self._next, status=error.code().name)
         except ConfigurationError as error:

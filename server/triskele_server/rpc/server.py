@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
+from collections.abc import Callable
 
 import grpc
 
 from triskele.errors import ConfigurationError
+from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc.channel import message_options
+from triskele_server.rpc.deadlines import within
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.interceptors import LayerInterceptor, access_for, caller, errors_to_statuses, observed
+from triskele_server.rpc.quotas import Quotas
+from triskele_server.rpc.requests import RequestInterceptor
 from triskele_server.rpc.tls import TlsFiles
 
-__all__ = ["STOP_SECONDS", "bind", "build_server", "caller", "stop_server", "until_stop_signal"]
+__all__ = ["STOP_SECONDS", "bind", "build_server", "caller", "interceptors", "stop_server", "until_stop_signal"]
 
 STOP_SECONDS = 5.0  # running RPCs get this long to end after SIGTERM
-_MINIMUM_PING_MILLISECONDS = 5_000  # clients may check an idle connection this often
 
 
-def build_server(tls: TlsFiles, federation: str) -> grpc.aio.Server:
-    """A server whose every RPC is logged, counted and allowed by the access table for `federation`.
+def build_server(tls: TlsFiles, federation: str, limits: ServerLimits = DEFAULT_SERVER_LIMITS) -> grpc.aio.Server:
+    """A server whose every RPC is logged, counted, within `limits`, and allowed by the access table for `federation`.
 
     Add servicers, `bind`, then start. Raises ConfigurationError if a TLS file cannot be used.
     """
@@ -28,10 +33,37 @@ def build_server(tls: TlsFiles, federation: str) -> grpc.aio.Server:
     options = [
         *message_options(),
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it silently
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _MINIMUM_PING_MILLISECONDS),
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_seconds)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_connection_seconds)),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(limits.ping_seconds)),
     ]
-    layers = (errors_to_statuses, observed, access_for(federation, DenyList(tls.denied)))
-    return grpc.aio.server(interceptors=[LayerInterceptor(layer) for layer in layers], options=options)
+    return grpc.aio.server(
+        interceptors=interceptors(federation, DenyList(tls.denied), limits),
+        options=options,
+        maximum_concurrent_rpcs=limits.concurrent_rpcs,
+    )
+
+
+def interceptors(
+    federation: str, deny_list: DenyList, limits: ServerLimits, clock: Callable[[], float] = time.monotonic
+) -> list[grpc.aio.ServerInterceptor]:  # type: ignore[type-arg]  # generic in the type hints only
+    """What stands around every RPC, outermost first; `clock` counts seconds for the quotas."""
+    layers = (
+        errors_to_statuses,
+        observed,
+        within(limits),
+        Quotas(limits, clock).layer,
+        access_for(federation, deny_list),
+    )
+    return [*(LayerInterceptor(layer) for layer in layers), RequestInterceptor(limits)]
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(1000 * seconds))
 
 
 def bind(server: grpc.aio.Server, address: str, tls: TlsFiles) -> int:

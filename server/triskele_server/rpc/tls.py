@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from triskele.errors import ConfigurationError
 from triskele.renewal import Renewed
+from triskele.unusable import UNUSABLE_CERTIFICATE
 
 _log = structlog.get_logger(__name__)
 
@@ -32,8 +33,11 @@ class TlsFiles:
         Every new connection gets the files as they are then. Raises ConfigurationError if they cannot be used now.
         """
         renewed = Renewed((self.certificate, self.key, self.authority), self._configuration, told=_not_renewed)
+        changes = _Changes(renewed)
         return grpc.dynamic_ssl_server_credentials(
-            renewed.current(), renewed.current, require_client_authentication=True
+            changes.last,
+            changes.next,  # type: ignore[arg-type]  # its type hints know no None, which is "unchanged"
+            require_client_authentication=True,
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
@@ -52,7 +56,7 @@ class TlsFiles:
             own = x509.load_pem_x509_certificate(certificate).public_key()
             matches = load_pem_private_key(key, None).public_key() == own
             x509.load_pem_x509_certificates(authority)
-        except (ValueError, TypeError, UnsupportedAlgorithm):  # from None: the text could quote what is in the key file
+        except UNUSABLE_CERTIFICATE:  # from None: the text could quote what is in the key file
             raise ConfigurationError(
                 f"{self.certificate}, {self.key} and {self.authority} must hold a certificate, its private key "
                 "without a password, and the authority's certificate, all PEM"
@@ -60,6 +64,28 @@ class TlsFiles:
         if not matches:
             raise ConfigurationError(f"{self.certificate} and {self.key} do not belong together")
         return certificate, key, authority
+
+
+class _Changes:
+    """What gRPC asks in each handshake: the configuration if it is another one than last time, else None.
+
+    gRPC takes over every configuration that it is handed, under handshakes that still use the last one. Handing over
+    the same one each time let anybody who opened and closed connections quickly end the process (SIGSEGV).
+    """
+
+    def __init__(self, renewed: Renewed[grpc.ServerCertificateConfiguration]) -> None:
+        self._renewed = renewed
+        self._lock = threading.Lock()
+        self.last = renewed.current()
+
+    def next(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by gRPC's threads."""
+        found = self._renewed.current()
+        with self._lock:
+            if found is self.last:
+                return None
+            self.last = found
+            return found
 
 
 def _not_renewed(error: ConfigurationError) -> None:

@@ -14,7 +14,7 @@ import pytest
 from fake_parties import SPEC, WORDS, Federation, federation, tls_files, without_grace
 
 from triskele.identity import Identity
-from triskele.ids import PARTIES
+from triskele.ids import PARTIES, ParticipantId, RoundNumber
 from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.coordinator.rounds import Blame, RoundId
@@ -49,7 +49,7 @@ class Served:
 
     async def enrol(self, name: str, number: int = 1) -> coordinator_pb2.EnrolReply:
         request = coordinator_pb2.EnrolRequest(task_digest=TASK, round=number)
-        return await self.stub(f"participants/{name}").Enrol(request)
+        return await self.stub(f"participants/{name}").Enrol(request, timeout=20)
 
     def watch(self, from_round: int = 0) -> grpc.aio.UnaryStreamCall:
         request = coordinator_pb2.WatchRoundsRequest(task_digest=TASK, from_round=from_round)
@@ -130,6 +130,20 @@ def test_enrolment_is_by_certificate_and_idempotent(play: Play) -> None:
     play(scenario)
 
 
+def test_who_is_not_in_the_tasks_group_is_not_enrolled(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        group = replace(SPEC, participants=(ParticipantId("alice"), ParticipantId("bob")))
+        served.it.store.put_task(group, 1)
+        served.it.store.open_round(RoundId(group.digest, RoundNumber(1)), without_grace(), 100.0)
+        request = coordinator_pb2.EnrolRequest(task_digest=group.digest, round=1)
+        code, text = await code_of(served.stub("participants/carol").Enrol(request, timeout=20))
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert "'carol' is not one of them" in text
+        assert (await served.stub("participants/bob").Enrol(request, timeout=20)).slot == 0
+
+    play(scenario)
+
+
 def test_enrolment_is_refused_in_a_full_closed_or_unknown_round(play: Play) -> None:
     async def scenario(served: Served) -> None:
         open_round(served.it)
@@ -152,9 +166,9 @@ def test_unknown_task_is_not_found_by_any_call(play: Play) -> None:
     async def scenario(served: Served) -> None:
         for digest in (b"", b"\0" * 32, b"x" * 1000):
             stub = served.stub()
-            enrol = stub.Enrol(coordinator_pb2.EnrolRequest(task_digest=digest, round=1))
+            enrol = stub.Enrol(coordinator_pb2.EnrolRequest(task_digest=digest, round=1), timeout=20)
             assert (await code_of(enrol))[0] is NotFoundCode
-            assert (await code_of(stub.ListRounds(coordinator_pb2.ListRoundsRequest(task_digest=digest))))[
+            assert (await code_of(stub.ListRounds(coordinator_pb2.ListRoundsRequest(task_digest=digest), timeout=20)))[
                 0
             ] is NotFoundCode
             fetch = stub.FetchResult(coordinator_pb2.FetchResultRequest(task_digest=digest, round=1))
@@ -169,9 +183,9 @@ def test_operator_sees_rounds_but_takes_no_part(play: Play) -> None:
     async def scenario(served: Served) -> None:
         open_round(served.it)
         stub = served.stub("operator")
-        reply = await stub.ListRounds(coordinator_pb2.ListRoundsRequest(task_digest=TASK))
+        reply = await stub.ListRounds(coordinator_pb2.ListRoundsRequest(task_digest=TASK), timeout=20)
         assert [r.state for r in reply.rounds] == ["OPEN"]
-        code, _ = await code_of(stub.Enrol(coordinator_pb2.EnrolRequest(task_digest=TASK, round=1)))
+        code, _ = await code_of(stub.Enrol(coordinator_pb2.EnrolRequest(task_digest=TASK, round=1), timeout=20))
         assert code is grpc.StatusCode.PERMISSION_DENIED
         assert served.it.store.round(FIRST).enrolled == {}
 
@@ -181,7 +195,7 @@ def test_operator_sees_rounds_but_takes_no_part(play: Play) -> None:
 def test_tasks_are_listed_with_their_canonical_form(play: Play) -> None:
     async def scenario(served: Served) -> None:
         served.it.store.put_task(TaskSpec("retired", 5, 1.0), 1)
-        (task,) = (await served.stub().ListTasks(coordinator_pb2.ListTasksRequest())).tasks
+        (task,) = (await served.stub().ListTasks(coordinator_pb2.ListTasksRequest(), timeout=20)).tasks
         assert (task.name, task.rounds, task.current_round, task.finished) == ("faces", 2, 0, False)
         assert TaskSpec.from_canonical(task.task) == SPEC
 
@@ -261,7 +275,7 @@ def test_task_without_a_file_is_read_but_never_waited_for(play: Play) -> None:
         open_round(served.it)
         served.it.store.end(FIRST, RoundEvent.FAIL, Blame("broken", "party:1"))
         assert [v.round async for v in served.watch()] == [1]
-        assert list((await served.stub().ListTasks(coordinator_pb2.ListTasksRequest())).tasks) == []
+        assert list((await served.stub().ListTasks(coordinator_pb2.ListTasksRequest(), timeout=20)).tasks) == []
 
     play(scenario, serves=False)
 

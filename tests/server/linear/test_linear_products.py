@@ -10,6 +10,7 @@ import pytest
 
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
 from triskele.sharing import Seed, ShareContext, expand
+from triskele_server.at_rest import StoreDamaged
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import exact_gram_part, gram_part
 from triskele_server.linear.shares import SeedShare, SharePair, WordShare, chunks
@@ -105,7 +106,7 @@ def test_mapped_words_are_read_from_the_file_and_of_the_right_length(tmp_path):
     path.write_bytes(words.astype("<i8").tobytes())
     assert np.array_equal(WordShare.map(path, 1001).read(10, 1001), words[10:])
     for length in (1000, 1002):
-        with pytest.raises(ValueError, match=f"does not hold {length} words"):
+        with pytest.raises(StoreDamaged, match=f"does not hold {length} words"):
             WordShare.map(path, length)
 
 

@@ -183,15 +183,20 @@ class Party:
 
     async def upload(self, requests, *, as_participant: str) -> party_pb2.UploadReply:
         """Send a whole stream as a client does, with the blocking API: it shows an answer given in mid-stream."""
-        tls = self.federation.participant_tls(as_participant)
+        whole = list(requests)
+        return await self.sent(f"participants/{as_participant}", lambda client: client.Upload(iter(whole), timeout=20))
+
+    async def sent(self, folder: str, send) -> party_pb2.UploadReply:
+        """What `send` gets as the member of a folder, from a blocking client."""
         host = party_identity(self.federation.name, self.config.index).host
         options = [("grpc.ssl_target_name_override", host)]
 
-        def send() -> party_pb2.UploadReply:
-            with grpc.secure_channel(self._address, tls.channel_credentials(), options=options) as channel:
-                return party_pb2_grpc.PartyStub(channel).Upload(iter(list(requests)), timeout=20)
+        def call() -> party_pb2.UploadReply:
+            credentials = self.federation.tls(folder).channel_credentials()
+            with grpc.secure_channel(self._address, credentials, options=options) as channel:
+                return send(party_pb2_grpc.PartyStub(channel))
 
-        return await asyncio.to_thread(send)
+        return await asyncio.to_thread(call)
 
     async def submit(self, submission: Submission) -> party_pb2.UploadReply:
         return await self.upload(submission.requests(self.config.index), as_participant=submission.participant)

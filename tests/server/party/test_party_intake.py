@@ -219,6 +219,22 @@ def test_other_participants_manifest_cannot_be_sent(start_party, spec, submissio
     asyncio.run(scenario())
 
 
+def test_who_is_not_in_the_tasks_group_cannot_upload_whatever_the_coordinator_says(
+    start_party, spec, submission, refused
+):
+    group = dataclasses.replace(spec, participants=("bob", "alice"))
+
+    async def scenario():
+        async with start_party() as party:
+            await party.open(group)
+            async with refused(grpc.StatusCode.PERMISSION_DENIED, "not one of them"):
+                await party.submit(submission("carol", task=group))
+            assert party.share_files() == {}
+            assert (await party.submit(submission("alice", task=group))).complete
+
+    asyncio.run(scenario())
+
+
 def test_tampered_manifest_is_refused(start_party, spec, submission, refused):
     async def scenario():
         async with start_party() as party:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -195,7 +194,7 @@ def test_folders_of_one_round_are_deleted_and_those_of_another_stay(tmp_path):
     other = RoundKey(KEY.task, 2)
     for key in (KEY, other):
         files.make_folder(key)
-        files.write_seeds(key, {files.share(key, ParticipantId("alice"), ShareIndex(1), seed=True): b"\1" * 16})
+        files.write_seeds(key, ParticipantId("alice"), {ShareIndex(1): b"\1" * 16})
     files.delete(KEY)
     files.delete(KEY)
     assert not files.folder(KEY).exists()
@@ -240,8 +239,8 @@ def test_after_kill_minus_9_only_what_was_committed_counts_and_the_rest_is_cut_o
         assert (upload.committed, upload.complete) == (8192, False)
         path = files.share(KEY, ParticipantId("alice"), ShareIndex(0), seed=False)
         assert path.stat().st_size >= upload.committed
-        descriptor = files.open_words(path, upload.committed)
+        words = files.open_words(KEY, ParticipantId("alice"), ShareIndex(0), upload.committed)
         assert path.stat().st_size == 8192
-        os.close(descriptor)
+        words.close()
     finally:
         store.close()

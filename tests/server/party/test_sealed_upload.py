@@ -16,7 +16,7 @@ from triskele.ids import ParticipantId, PartyIndex, RoundNumber
 from triskele.limits import DEFAULT_LIMITS
 from triskele.sealed import SealContext, SealedUpload, open_sealed, seal, seal_submission
 from triskele.task import TaskSpec
-from triskele_proto.v1 import party_pb2, party_pb2_grpc
+from triskele_proto.v1 import party_pb2
 from triskele_server.party.sealed_intake import load_sealing_key
 from triskele_server.provision import PortPlan, provision
 
@@ -63,7 +63,8 @@ def chunk(offset: int, sealed: bytes) -> party_pb2.SealedUploadRequest:
 
 
 async def bring(party, stream):
-    return await party_pb2_grpc.PartyStub(party._channel("forwarder")).UploadSealed(iter(stream), timeout=20)
+    """With the blocking API: it shows an answer given in mid-stream."""
+    return await party.sent("forwarder", lambda client: client.UploadSealed(iter(list(stream)), timeout=20))
 
 
 def flipped(data: bytes, at: int) -> bytes:

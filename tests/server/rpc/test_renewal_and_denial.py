@@ -21,7 +21,7 @@ from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.server import bind, build_server
-from triskele_server.rpc.tls import TlsFiles
+from triskele_server.rpc.tls import TlsFiles, _Changes
 
 FEDERATION = "bank.example"
 SERVER = Identity(FEDERATION, "coordinator", "main")
@@ -309,3 +309,13 @@ def test_a_deny_list_that_becomes_unusable_takes_nothing_back(tmp_path, broken):
 
 def test_without_a_file_nobody_is_denied():
     DenyList().check(Identity(FEDERATION, "participant", "alice"), 1)
+
+
+def test_grpc_is_handed_a_configuration_only_when_it_is_another_one(members):
+    """Handing over the same one in every handshake ended the process, hundreds of connections later."""
+    tls = members.tls("coordinator", "main")
+    changes = _Changes(Renewed((tls.certificate,), tls._configuration))
+    assert [changes.next() for _ in range(3)] == [None] * 3
+    tls.certificate.write_bytes(tls.certificate.read_bytes() + b"\n")
+    assert changes.next() is changes.last
+    assert changes.next() is None

@@ -62,10 +62,8 @@ def test_metrics_are_served_in_prometheus_text():
         "triskele_grpc_server_handled_total",
         "triskele_grpc_server_handling_seconds",
         "triskele_refusals_total",
-        "triskele_party_uploads_total",
-        "triskele_party_upload_bytes_total",
-        "triskele_party_rounds_running",
-        "triskele_round_states_total",
+        "triskele_grpc_server_received_bytes_total",
+        "triskele_deny_list_entries",
     ):
         assert f"# TYPE {name.removesuffix('_total')}" in text
 

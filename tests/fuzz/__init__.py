@@ -1,0 +1,1 @@
+"""Any bytes give a value or one of our typed errors, never another exception: every decoder, service and open port."""
