@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -197,6 +198,46 @@ def test_participants_may_vanish_after_their_upload(federation: LocalFederation)
             time.sleep(0.2)
     assert view.uploaded == 3
     assert handle.slot in view.accepted_slots
+
+
+def test_metrics_of_real_rounds_have_moved(federation: LocalFederation) -> None:
+    ports = {COORDINATOR: federation.ports.coordinator.metrics, "party-1": federation.ports.parties[1].metrics}
+    seen = {}
+    for name, port in ports.items():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as reply:
+            lines = [line.rpartition(" ") for line in reply.read().decode().splitlines() if not line.startswith("#")]
+        seen[name] = {series: float(value) for series, _, value in lines}
+    coordinator, party = seen[COORDINATOR], seen["party-1"]
+    moved = {
+        COORDINATOR: (
+            'triskele_coordinator_round_states_total{state="RELEASED"}',
+            'triskele_coordinator_round_phase_seconds_count{state="OPEN"}',
+            'triskele_coordinator_cohort_participants_count{stage="accepted"}',
+            'triskele_coordinator_attempts_total{kind="first"}',
+            'triskele_coordinator_party_reachable{party="2"}',
+            'triskele_grpc_client_started_total{method="/triskele.v1.PartyControl/RoundStatus",party="0"}',
+            'triskele_grpc_server_handled_total{code="OK",method="/triskele.v1.Coordinator/Enrol"}',
+            'triskele_certificate_expiry_timestamp_seconds{certificate="own"}',
+            "triskele_coordinator_results_bytes",
+        ),
+        "party-1": (
+            'triskele_party_uploads_total{outcome="complete",reason=""}',
+            'triskele_party_round_states_total{state="RELEASED"}',
+            'triskele_grpc_server_received_bytes_total{method="/triskele.v1.Party/Upload"}',
+            'triskele_mpc_step_seconds_count{step="filter"}',
+            'triskele_mpc_sent_bytes_total{step="check"}',
+            'triskele_mpc_communication_rounds_total{step="combine"}',
+            'triskele_grpc_client_handled_total{code="OK",method="/triskele.v1.Peer/Exchange",party="2"}',
+            "triskele_party_upload_bytes_total",
+            "triskele_database_bytes",
+            "triskele_disk_free_bytes",
+        ),
+    }
+    for name, series in moved.items():
+        assert {s: seen[name].get(s, 0) > 0 for s in series} == dict.fromkeys(series, True)
+    assert coordinator['triskele_coordinator_rounds{state="SEALED"}'] == 0
+    assert party["triskele_party_rounds_running"] == 0
+    assert not any(f'="p0{i}"' in series for series in (*coordinator, *party) for i in range(PARTICIPANTS))
 
 
 def test_processes_end_in_order_on_sigterm_and_logs_hold_no_update(federation: LocalFederation) -> None:
