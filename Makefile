@@ -6,14 +6,14 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean flower nvflare dist examples pythons robustness lock image-steps fuzz
+.PHONY: setup demo test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness lock image-steps fuzz
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,demo,docs,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
 	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
 	$(BIN)/python deploy/helm/install_helm.py $(BIN)/helm
@@ -22,8 +22,10 @@ $(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 demo: setup
 	$(BIN)/triskele demo $(ARGS)
 
+# Files side by side on two cores; one test of a file after the other. WORKERS=0 for one process, as a debugger wants it.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup lint types test
 
@@ -72,6 +74,13 @@ nvflare: setup .venv-nvflare/installed
 	test -x .venv-nvflare/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-nvflare
 	.venv-nvflare/bin/pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
 	touch $@
+
+# The documentation site, into build/site; nothing is fetched when it is built or read. docs-serve shows it while you write.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+docs-serve: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 # Wheel and source archive, the wheel built from the archive.
 dist: setup

@@ -13,6 +13,7 @@ from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFede
 
 PARTICIPANTS = 5
 DIMENSION = 3000
+INTERRUPTED = 1_500_000  # large enough to be killed in the upload
 
 
 def scheduled(name: str, *, rounds: int = 1, quorum: int = PARTICIPANTS, **fields: object) -> ScheduledTask:
@@ -20,7 +21,7 @@ def scheduled(name: str, *, rounds: int = 1, quorum: int = PARTICIPANTS, **field
         **{"name": name, "dimension": DIMENSION, "clip_norm": 4.0, "max_participants": PARTICIPANTS, "rule": "mean"}
         | fields
     )
-    return ScheduledTask(spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=150.0, grace_seconds=0.2))
+    return ScheduledTask(spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=600.0, grace_seconds=0.2))
 
 
 KRUM = {"rule": "multi-krum", "rule_options": {"num_malicious_nodes": 1, "num_nodes_to_select": 3}}
@@ -29,7 +30,7 @@ TASKS = [
     scheduled("weighted", rule="norm-clip", max_weight=1000, decisions="hidden"),
     scheduled("hostile"),
     scheduled("vanished", quorum=3),
-    scheduled("interrupted", dimension=400_000),
+    scheduled("interrupted", dimension=INTERRUPTED),
     *(scheduled(f"kill-{name}", **KRUM) for name in (COORDINATOR, *PARTY_NAMES)),
     *(scheduled(f"computing-{name}", rule="flame", decisions="hidden") for name in (COORDINATOR, *PARTY_NAMES)),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -31,12 +31,19 @@ STORE_KEY_HEX = secrets.token_hex(32)  # the parties', as their operators wrote 
 @contextmanager
 def running_federation(folder: Path, *tasks: str) -> Iterator[LocalFederation]:
     """The federation, with these tasks."""
-    environment = {STORE_KEY: STORE_KEY_HEX, "TRISKELE_LOG_LEVEL": "debug", "GRPC_VERBOSITY": "DEBUG"}
     made = LocalFederation.create(
         folder, participants=MEMBERS, tasks=[_scheduled(name) for name in tasks], forwarder=True
     )
-    with mock.patch.dict(os.environ, environment), made as federation:
-        yield federation
+    with ExitStack() as running:
+        with of_the_servers():
+            running.enter_context(made)
+        yield made
+
+
+def of_the_servers() -> AbstractContextManager[object]:
+    """The environment in which a process of the federation is to be started; other tests must not see it."""
+    environment = {STORE_KEY: STORE_KEY_HEX, "TRISKELE_LOG_LEVEL": "debug", "GRPC_VERBOSITY": "DEBUG"}
+    return mock.patch.dict(os.environ, environment)
 
 
 def ports(federation: LocalFederation) -> dict[str, tuple[str, int]]:

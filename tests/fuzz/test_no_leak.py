@@ -26,7 +26,7 @@ from triskele.upload import upload_header
 from triskele_proto.v1 import party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.local_federation import LocalFederation
 
-from .federation import DIMENSION, STORE_KEY_HEX, logs, ports
+from .federation import DIMENSION, STORE_KEY_HEX, logs, of_the_servers, ports
 from .markers import Marker, found, markers_of, submissions
 
 pytestmark = pytest.mark.timeout(240)
@@ -163,7 +163,8 @@ def _crash(federation: LocalFederation, name: str) -> None:
     os.kill(process.pid, signal.SIGABRT)
     assert process.wait(20) == -signal.SIGABRT
     federation._logs.pop(name).close()
-    federation.start(name)
+    with of_the_servers():
+        federation.start(name)
     federation.wait_ready(name)
 
 

@@ -144,7 +144,7 @@ def test_coordinator_killed_in_open_and_restarted_finishes_the_same_round(tmp_pa
                     f"http://127.0.0.1:{coordinator.ports.coordinator.metrics}/metrics"
                 ).read()
             )
-            assert b'triskele_round_states_total{state="RELEASED"} 1.0' in metrics
+            assert b'triskele_coordinator_round_states_total{state="RELEASED"} 1.0' in metrics
 
     asyncio.run(scenario())
 

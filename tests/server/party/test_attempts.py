@@ -57,8 +57,9 @@ def _opened_aggregate(ran: Ran) -> bool:
 @pytest.mark.parametrize("rule", ["flame", "norm-clip"])
 def test_without_checkpoints_two_attempts_would_open_different_aggregates(rule):
     """The reason for all of this: rounding inside MPC differs from run to run."""
-    runs = [run_rounds(_inputs(rule)).outputs[0].words.tolist() for _ in range(4)]
-    assert len(set(map(tuple, runs))) > 1
+    first = run_rounds(_inputs(rule)).outputs[0].words.tolist()
+    # As often as it takes: a half of the runs differ, so that twenty equal ones are no accident.
+    assert any(run_rounds(_inputs(rule)).outputs[0].words.tolist() != first for _ in range(20))
 
 
 def test_a_second_attempt_opens_the_same_words_bit_for_bit():
