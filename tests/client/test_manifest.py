@@ -76,7 +76,11 @@ def test_exchanged_commitments_break_the_signature():
         check(signed)
 
 
-@pytest.mark.parametrize("signature", [b"", bytes(64), SIGNED.signature[:-1], SIGNED.signature + b"\0"])
+@pytest.mark.parametrize(
+    "signature",
+    [b"", bytes(64), SIGNED.signature[:-1], SIGNED.signature + b"\0"],
+    ids=["empty", "zeros", "short", "long"],
+)
 def test_wrong_signature_is_refused(signature):
     with pytest.raises(InvalidUpload, match=r"^signature:"):
         check(changed(signature=signature))
