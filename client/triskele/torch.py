@@ -20,7 +20,7 @@ stays equal to the others, because each adds the same aggregates. One that joins
 What travels:
 
 - Parameters only. Without `only` those that are trained (`requires_grad`), so a frozen base stays at home. With `only`
-  the parameters whose name matches, trained or not: a pattern as for file names ("head.*", "*lora_*"), several of
+  the parameters whose name matches, trained or not: a pattern as for file names (`head.*`, `*lora_*`), several of
   them, or a function of the name. Names are those of `named_parameters`, without the prefixes that `torch.compile`
   and `DataParallel` put in front. A tensor shared by two layers (tied weights) is sent once.
 - Buffers stay local: the running means and variances of BatchNorm describe a participant's own data (Li et al. 2021,
