@@ -78,7 +78,9 @@ def peak_megabytes(process: int) -> float:
 
 
 def _children(process: int) -> list[int]:
-    return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text("ascii").split()]
+    """Of all its threads: a party spawns its worker from another one than the first."""
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(number) for children in lists for number in children.read_text("ascii").split()]
 
 
 def _status(process: int) -> dict[str, int]:
