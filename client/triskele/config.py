@@ -71,6 +71,17 @@ class SigningFiles(_Section):
     key: _File
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; raises ConfigurationError."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
+    # ValueError: not UTF-8, not TOML, or an integer of more digits than Python reads
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+
+
 class MemberConfig(_Section):
     """What every member that calls has: its federation, the coordinator's address, and files of the connection."""
 
@@ -82,12 +93,7 @@ class MemberConfig(_Section):
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read and check the file; raises ConfigurationError naming the file and the key."""
         file = Path(path)
-        try:
-            content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{file}: is not TOML ({error})") from error
+        content = read_toml(file)
         try:
             return cls.model_validate(content, context=file.parent)
         except ValidationError as error:

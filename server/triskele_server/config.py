@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -18,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from triskele.config import read_toml
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
 from triskele.ids import PARTIES, PartyIndex
@@ -228,16 +228,6 @@ def load_tasks(folder: Path) -> tuple[ScheduledTask, ...]:
             raise ConfigurationError(f"{path}: name: another file already holds a task {task.spec.name!r}")
         tasks[task.spec.name] = task
     return tuple(tasks.values())
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; raises ConfigurationError."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: is not TOML: {error}") from error
 
 
 _Model = TypeVar("_Model", bound=_Table)

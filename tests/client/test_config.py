@@ -52,7 +52,10 @@ def test_absolute_paths_are_kept(config, tmp_path):
         ("[signing]", "surprise = 1\n[signing]", r"tls\.surprise: "),
         ('key = "tls.key"', 'key = ["tls.key"]', r"tls\.key: "),
         ("[tls]", "[tls", "is not TOML"),
+        ("[tls]", f"long = {'9' * 5000}\n[tls]", "is not TOML"),  # more digits than Python turns into a number
+        ("[tls]", f"deep = {'[' * 5000}\n[tls]", "is not TOML"),  # deeper than Python's stack
     ],
+    ids=lambda value: value[:40],
 )
 def test_wrong_setting_is_named(config, old, new, named):
     rewrite(config, old, new)
