@@ -23,6 +23,7 @@ from triskele.errors import Unavailable, WrongState, from_rpc_error
 from triskele.identity import Identity
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele.protocol import ProtocolInterceptor
 from triskele_proto.v1 import coordinator_pb2_grpc, party_pb2_grpc
 
 T = TypeVar("T")
@@ -154,7 +155,8 @@ class Connections:
                 self._channels.clear()
                 self._used = credentials
             if key not in self._channels:
-                self._channels[key] = grpc.secure_channel(address, credentials, options=self._options(server))
+                channel = grpc.secure_channel(address, credentials, options=self._options(server))
+                self._channels[key] = grpc.intercept_channel(channel, ProtocolInterceptor())
             return self._channels[key]
 
     def _options(self, server: Identity) -> list[tuple[str, str | int]]:

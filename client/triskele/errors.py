@@ -13,6 +13,7 @@
     │   └── ConfigurationError a file or setting that cannot be used
     ├── PartyFault            a party broke the protocol, with the party's index where it is known
     │   └── PeerLost          a party fell silent in the middle of a computation: this attempt is lost, not the round
+    ├── IncompatibleVersion   two members run versions that do not understand each other: the text says which to upgrade
     ├── RoundFailed           the round ended without a result: reason and who
     └── Unavailable           retry: somebody cannot be reached just now
         ├── Busy              retry later: a limit of the server is reached
@@ -26,6 +27,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import grpc
+
+from triskele.protocol import told_protocol
 
 
 class TriskeleError(Exception):
@@ -84,6 +87,10 @@ class PeerLost(PartyFault):
     """A party cannot be heard in the middle of a computation; another attempt may succeed."""
 
 
+class IncompatibleVersion(TriskeleError):
+    """Two members run versions of Triskele that do not understand each other; the text says which to upgrade."""
+
+
 class RoundFailed(TriskeleError):
     """The round ended without a result."""
 
@@ -125,6 +132,7 @@ REASONS: dict[type[TriskeleError], Reason] = {
     ConfigurationError: Reason(grpc.StatusCode.FAILED_PRECONDITION, "configuration"),
     PartyFault: Reason(grpc.StatusCode.ABORTED, "party_fault"),
     PeerLost: Reason(grpc.StatusCode.ABORTED, "peer_lost"),
+    IncompatibleVersion: Reason(grpc.StatusCode.FAILED_PRECONDITION, "incompatible_version"),
     RoundFailed: Reason(grpc.StatusCode.ABORTED, "round_failed"),
     Unavailable: Reason(grpc.StatusCode.UNAVAILABLE, "unavailable"),
     Busy: Reason(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy"),
@@ -150,6 +158,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> TriskeleError:
     kind = _BY_STATUS.get(status)
     if kind is Busy and "larger than max" in details:  # gRPC's own refusal of a message: it would be refused again
         kind = InvalidUpload
+    if kind is WrongState and told_protocol(getattr(error, "trailing_metadata", tuple)()):
+        kind = IncompatibleVersion
     if kind is not None:
         return kind(f"{peer}: {details}")
     return Unavailable(f"{peer} answered {status.name}: {details}")

@@ -176,6 +176,9 @@ class Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"peer_spiffe_id": [self._identity.uri.encode()], "x509_pem_cert": [b""]}
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
     async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
         self._code, self.details = code, details
         raise _Aborted

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from triskele.errors import PartyFault, Unavailable, from_rpc_error
+from triskele.errors import IncompatibleVersion, PartyFault, Unavailable, from_rpc_error
 from triskele.ids import ParticipantId, PartyIndex, RoundNumber, Slot
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import ManifestDigest
@@ -110,6 +110,8 @@ class PartyLink:
             now = asyncio.get_running_loop().time()
             if isinstance(typed, Unavailable) and now > self._connected_at + self._renew_seconds:
                 await self.close()
+            if isinstance(typed, IncompatibleVersion):  # while the federation is upgraded: waited for, no round is lost
+                raise Unavailable(str(typed)) from None
             raise typed from None
         except PartyFault as error:
             raise PartyFault(f"party {self.index}: {error}", self.index) from None

@@ -16,8 +16,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from triskele.identity import Identity
+from triskele.protocol import PROTOCOL
 from triskele.unusable import UNUSABLE_CERTIFICATE
-from triskele_server.rpc.info import PROTOCOL
 from triskele_server.rpc.tls import TlsFiles
 
 

@@ -6,6 +6,7 @@ import grpc
 
 from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele_server.rpc.protocol import marking
 from triskele_server.rpc.tls import TlsFiles
 
 KEEPALIVE_MILLISECONDS = 20_000  # a peer that vanished without a FIN is noticed within this and the next
@@ -30,4 +31,4 @@ def open_channel(address: str, server: Identity, tls: TlsFiles) -> grpc.aio.Chan
     The caller closes it. Raises ConfigurationError if a TLS file cannot be read; nothing is sent before the first call.
     """
     options = [*message_options(), ("grpc.ssl_target_name_override", server.host)]
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options)
+    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options, interceptors=marking())

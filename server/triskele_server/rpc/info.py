@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
+from triskele.protocol import PROTOCOL
 from triskele_proto.v1 import info_pb2, info_pb2_grpc
-
-PROTOCOL: Final = 1
-"""Of the messages between members. It changes when processes of two versions could misunderstand each other."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

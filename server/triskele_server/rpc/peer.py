@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 import structlog
 
-from triskele.errors import ConfigurationError, Forbidden, PartyFault, PeerLost, WrongState
+from triskele.errors import ConfigurationError, Forbidden, PartyFault, PeerLost, WrongState, from_rpc_error
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS
 from triskele.sharing import WORD_BYTES
@@ -107,7 +107,8 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
                     async for message in call:
                         link.received(message)
         except grpc.aio.AioRpcError as error:
-            _log.warning("peer_stream_broke", peer=self._next, status=error.code().name)
+            problem = str(from_rpc_error(error, f"party {self._next}"))[:200]
+            _log.warning("peer_stream_broke", peer=self._next, status=error.code().name, problem=problem)
         except ConfigurationError as error:
             _log.error("peer_not_dialled", peer=self._next, problem=str(error))
         finally:

@@ -15,6 +15,7 @@ from triskele_server.rpc.channel import message_options
 from triskele_server.rpc.deadlines import within
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.interceptors import LayerInterceptor, access_for, caller, errors_to_statuses, observed
+from triskele_server.rpc.protocol import same_protocol
 from triskele_server.rpc.quotas import Quotas
 from triskele_server.rpc.requests import RequestInterceptor
 from triskele_server.rpc.tls import TlsFiles
@@ -57,6 +58,7 @@ def interceptors(
         observed,
         within(limits),
         Quotas(limits, clock).layer,
+        same_protocol,
         access_for(federation, deny_list),
     )
     return [*(LayerInterceptor(layer) for layer in layers), RequestInterceptor(limits)]
