@@ -12,7 +12,6 @@ import torch
 
 from triskele_server.coordinator import runner
 from triskele_server.coordinator.store import Store
-from triskele_server.coordinator.tables import RoundRow
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.party import round as round_page
@@ -108,16 +107,19 @@ def a_confirmed_upload_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_result_is_replaced_later(patch: pytest.MonkeyPatch) -> None:
-    closed = Store.mark_closed
+    closed: set[Any] = set()
+    mark_closed, result = Store.mark_closed, Store.result
 
-    def mark_closed(self: Store, id_: Any) -> None:
-        closed(self, id_)
-        with self._sessions.begin() as session:
-            row = session.get(RoundRow, (id_.task, id_.number))
-            if row.result is not None:
-                row.result.weight_total += 1
+    def noted(self: Store, id_: Any) -> None:
+        mark_closed(self, id_)
+        closed.add(id_)
 
-    patch.setattr(Store, "mark_closed", mark_closed)
+    def replaced(self: Store, id_: Any) -> Any:
+        found = result(self, id_)
+        return replace(found, weight_total=found.weight_total + 1) if id_ in closed else found
+
+    patch.setattr(Store, "mark_closed", noted)
+    patch.setattr(Store, "result", replaced)
 
 
 FOUR = Setup(eager=4, quorum=4)

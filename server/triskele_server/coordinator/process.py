@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
 
 import structlog
@@ -17,11 +18,12 @@ from triskele_proto.v1 import coordinator_pb2_grpc, info_pb2_grpc
 from triskele_server import logs
 from triskele_server.config import CoordinatorConfig, ScheduledTask, load_tasks, party_identity
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.claim import Claim, claimed
 from triskele_server.coordinator.parties import Pace, Parties
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId, Terms
-from triskele_server.coordinator.runner import TaskRunner, close_ended_rounds
+from triskele_server.coordinator.runner import TaskRunner, close_ended_rounds, outlasting_the_store
 from triskele_server.coordinator.service import CoordinatorService, wishes_certified_by
 from triskele_server.coordinator.store import Store
 from triskele_server.hardening import harden
@@ -38,24 +40,23 @@ _log = structlog.get_logger(__name__)
 async def serve(config: CoordinatorConfig) -> None:
     """Run the coordinator until SIGTERM or SIGINT.
 
-    Raises ConfigurationError if a file, a task, the database or a port cannot be used.
+    Raises ConfigurationError if a file, a task, the database or a port cannot be used, Unavailable if the claim to the
+    database is lost: another coordinator may have taken over.
     """
     logs.configure("coordinator")
     harden()
     tasks = load_tasks(config.tasks)
     check_rules(tasks)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(config.database)
-    try:
+    with claimed(config.database) as claim, closing(Store(config.database)) as store:
         check_unchanged(store.in_progress(), tasks)
         for task in tasks:
             store.put_task(task.spec, task.schedule.rounds)
-        await _serve(config, tasks, store)
-    finally:
-        store.close()
+        await _serve(config, tasks, store, claim)
+        claim.check()
 
 
-async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], store: Store) -> None:
+async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], store: Store, claim: Claim) -> None:
     files, changes = ResultFiles(config.data / "results"), RoundChanges()
     service = CoordinatorService(
         store=store,
@@ -77,7 +78,7 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         await probes.ready()
         _log.info("coordinator_ready", listen=config.listen, port=port, tasks=[t.spec.name for t in tasks])
         with shown(_collector(config)):
-            await _run_all(config, tasks, store, files, changes)
+            await _run_all(config, tasks, store, files, changes, claim=claim)
     finally:
         await probes.not_ready()
         changes.stop()
@@ -87,15 +88,32 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
 
 
 async def _run_all(
-    config: CoordinatorConfig, tasks: Sequence[ScheduledTask], store: Store, files: ResultFiles, changes: RoundChanges
+    config: CoordinatorConfig,
+    tasks: Sequence[ScheduledTask],
+    store: Store,
+    files: ResultFiles,
+    changes: RoundChanges,
+    *,
+    claim: Claim,
 ) -> None:
-    """Until SIGTERM or SIGINT. A runner that breaks ends the process, visibly."""
+    """Until SIGTERM or SIGINT, or until the claim is lost. A runner that breaks ends the process, visibly."""
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(config, task, store, files, changes)) for task in tasks]
         running += [group.create_task(_close(config, spec, store)) for spec in _without_file(store, tasks)]
-        await until_stop_signal()
+        await _until_stopped(claim)
         for each in running:
             each.cancel()
+
+
+async def _until_stopped(claim: Claim) -> None:
+    """Until a signal to stop, or until the database may be another coordinator's."""
+    ends = [asyncio.create_task(until_stop_signal()), asyncio.create_task(claim.until_lost())]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in ends:
+            each.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
 
 
 def _collector(config: CoordinatorConfig) -> MemberCollector:
@@ -122,7 +140,7 @@ async def _run(
 async def _close(config: CoordinatorConfig, spec: TaskSpec, store: Store) -> None:
     parties = _parties(config)
     try:
-        await close_ended_rounds(spec, store, parties, Pace())
+        await outlasting_the_store(lambda: close_ended_rounds(spec, store, parties, Pace()))
     finally:
         await parties.close()
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
 from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, RoundNumber
@@ -38,6 +40,7 @@ from triskele_server.metrics import coordinator as metrics
 from triskele_server.round_state import RoundEvent, RoundState, least_advanced, progress
 
 OUTPUT_NOT_SERVED = "output_not_served"  # no party hands out the words whose digest all three named
+_STORE_SECONDS = (0.05, 0.5)  # at least and at most, before the store is tried again
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +71,12 @@ class TaskRunner:
         self._log = _log.bind(task=spec.name)
 
     async def run(self, rounds: int) -> None:
-        """Run rounds until number `rounds` has ended, from wherever the store left off."""
+        """Run rounds until number `rounds` has ended, from wherever the store left off, however long it is away."""
+        await outlasting_the_store(partial(self._run, rounds))
+
+    async def _run(self, rounds: int) -> None:
+        if (last := self._store.last_round(self._spec.digest)) is not None:
+            self._changes.announce(last.id)  # its last step may stand in the store, but was not told when that broke
         await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
         while (id_ := self._next(rounds)) is not None:
             try:
@@ -220,6 +228,22 @@ class TaskRunner:
             **why,
         )
         self._changes.announce(id_)
+
+
+async def outlasting_the_store(work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`, which begins with what the store says, again and again until the store lets it come to its end."""
+
+    def told(state: RetryCallState) -> None:
+        _log.warning("waiting_for_database", attempt=state.attempt_number)
+
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(Unavailable),  # of the store: parties that are away are waited for where they are
+        wait=wait_random(*_STORE_SECONDS),
+        before_sleep=told,
+        reraise=True,
+    ):
+        with attempt:
+            await work()
 
 
 async def close_ended_rounds(spec: TaskSpec, store: Store, parties: Parties, pace: Pace) -> None:

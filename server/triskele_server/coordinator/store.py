@@ -5,19 +5,19 @@ A round's state changes here and nowhere else, always through `round_state.advan
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import create_engine, event, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from triskele.errors import ConfigurationError, NotFound, WrongState
+from triskele.errors import NotFound, WrongState
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest, TaskName
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
+from triskele_server.coordinator import migrations
+from triskele_server.coordinator.database import database_url, must_open, open_engine, outages_told
 from triskele_server.coordinator.rounds import (
     Admission,
     Blame,
@@ -29,7 +29,7 @@ from triskele_server.coordinator.rounds import (
     Submission,
     Terms,
 )
-from triskele_server.coordinator.tables import Base, EnrolmentRow, OpeningRow, RefusalRow, ResultRow, RoundRow, TaskRow
+from triskele_server.coordinator.tables import EnrolmentRow, OpeningRow, RefusalRow, ResultRow, RoundRow, TaskRow
 from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
 
 
@@ -41,40 +41,65 @@ class StoredTask:
     rounds: int
 
 
-class Store:
-    """Tasks, rounds, admissions and what became of them, in any database that SQLAlchemy reaches.
+def database_revision(url: str) -> tuple[str | None, str]:
+    """The revision of the database at `url` (None if it is empty) and the newest one; changes nothing.
 
-    Raises ConfigurationError if the database cannot be opened, NotFound for an unknown task or round, WrongState
-    for a change that the round's state does not allow.
+    Raises ConfigurationError if a coordinator could not start with it.
+    """
+    engine = open_engine(database_url(url))
+    try:
+        with must_open():
+            return migrations.revision_of(engine), migrations.head()
+    finally:
+        engine.dispose()
+
+
+class Store:
+    """Tasks, rounds, admissions and what became of them, in SQLite or PostgreSQL.
+
+    A change locks its round's row, or all of SQLite, before it looks; what is read is of one moment. Raises
+    ConfigurationError if the database cannot be opened, NotFound for an unknown task or round, WrongState for a change
+    that the round's state does not allow, Unavailable while the database is away: then the change may or may not stand.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _prepare_sqlite)
-            event.listen(self._engine, "begin", _begin_immediate)
+        self._engine = open_engine(database_url(url))
         try:
-            Base.metadata.create_all(self._engine)
-        except DatabaseError as error:
-            raise ConfigurationError(
-                f"the coordinator's database cannot be opened ({error.orig}); check database in its configuration"
-            ) from error
-        self._sessions = sessionmaker(self._engine)
+            with must_open():
+                migrations.bring_to_head(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._changes = sessionmaker(self._engine)
+        of_one_moment = self._engine
+        if self._engine.dialect.name == "postgresql":  # SQLite's transactions are of one moment anyway
+            of_one_moment = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._views = sessionmaker(of_one_moment)
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with outages_told(), self._views.begin() as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with outages_told(), self._changes.begin() as session:
+            yield session
+
     # Tasks
 
     def put_task(self, spec: TaskSpec, rounds: int) -> None:
         """Remember a task, or its new number of rounds."""
-        with self._sessions.begin() as session:
+        with self._writing() as session:
             session.merge(TaskRow(digest=spec.digest, name=spec.name, canonical=spec.canonical(), rounds=rounds))
 
     def task(self, digest: TaskDigest) -> StoredTask:
         """The task with this digest."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             row = session.get(TaskRow, digest)
             if row is None:
                 raise NotFound("no task with this digest here; list the tasks again")
@@ -82,7 +107,7 @@ class Store:
 
     def tasks(self) -> list[StoredTask]:
         """Every task ever loaded."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             return [
                 StoredTask(TaskSpec.from_canonical(row.canonical), row.rounds)
                 for row in session.scalars(select(TaskRow))
@@ -90,7 +115,7 @@ class Store:
 
     def in_progress(self) -> list[tuple[TaskName, RoundId]]:
         """The rounds that have not ended, with their task's name."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             rows = session.execute(
                 select(TaskRow.name, RoundRow)
                 .join(RoundRow, RoundRow.task == TaskRow.digest)
@@ -102,18 +127,18 @@ class Store:
 
     def round(self, id_: RoundId) -> RoundRecord:
         """The round as it stands."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             return _record(_round(session, id_))
 
     def rounds(self, task: TaskDigest, first: int = 1) -> list[RoundRecord]:
         """The task's rounds from number `first` on, in order."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             query = select(RoundRow).where(RoundRow.task == task, RoundRow.number >= first).order_by(RoundRow.number)
             return [_record(row) for row in session.scalars(query)]
 
     def last_round(self, task: TaskDigest) -> RoundRecord | None:
         """The task's newest round."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             row = session.scalar(
                 select(RoundRow).where(RoundRow.task == task).order_by(RoundRow.number.desc()).limit(1)
             )
@@ -121,7 +146,7 @@ class Store:
 
     def unclosed(self, task: TaskDigest) -> list[RoundRecord]:
         """The ended rounds of which not every party knows that they have ended."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             query = select(RoundRow).where(
                 RoundRow.task == task, RoundRow.closed.is_(False), RoundRow.state.not_in(_GOING_ON)
             )
@@ -129,7 +154,7 @@ class Store:
 
     def result(self, id_: RoundId) -> StoredResult:
         """Where the words of a released round lie; raises WrongState in any other state."""
-        with self._sessions.begin() as session:
+        with self._reading() as session:
             row = _round(session, id_)
             if row.result is None:
                 raise WrongState(f"round {id_.number} is {row.state}; only a released round has a result")
@@ -140,7 +165,7 @@ class Store:
 
     def open_round(self, id_: RoundId, terms: Terms, now: float) -> RoundRecord:
         """Begin the round."""
-        with self._sessions.begin() as session:
+        with self._writing() as session:
             row = RoundRow(
                 task=id_.task,
                 number=id_.number,
@@ -158,8 +183,8 @@ class Store:
 
     def enrol(self, id_: RoundId, participant: ParticipantId) -> Admission:
         """Admit `participant` to the OPEN round: slots go by the order of admission, the same one when repeated."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             if row.state != RoundState.OPEN:
                 raise WrongState(f"round {id_.number} is {row.state}, no longer OPEN; enrol in the next one")
             for enrolment in row.enrolments:
@@ -176,16 +201,16 @@ class Store:
 
     def note_uploads(self, id_: RoundId, uploaded: int, quorum_since: float | None) -> bool:
         """Note how many submissions are complete at all parties; returns whether that is news."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             news = (row.uploaded, row.quorum_since) != (uploaded, quorum_since)
             row.uploaded, row.quorum_since = uploaded, quorum_since
             return news
 
     def seal(self, id_: RoundId, sealed: Sequence[Submission], refused: Sequence[Refusal]) -> None:
         """OPEN to SEALED with this input set. From here on the set never changes."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             row.state = advance(RoundState(row.state), RoundEvent.SEAL)
             row.uploaded = len(sealed)
             manifests = {s.participant: s.manifest for s in sealed}
@@ -195,8 +220,8 @@ class Store:
 
     def follow(self, id_: RoundId, target: RoundState) -> list[RoundState]:
         """Carry the round on to `target`, step by step; returns the states that it entered."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             entered: list[RoundState] = []
             for step in steps(RoundState(row.state), target):
                 entered.append(advance(RoundState(row.state), step))
@@ -205,8 +230,8 @@ class Store:
 
     def release(self, id_: RoundId, outcome: Outcome, file: str) -> None:
         """COMBINED to RELEASED: the words are in `file`."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             row.state = advance(RoundState(row.state), RoundEvent.RELEASE)
             _add_refusals(row, outcome.refused)
             for enrolment in row.enrolments:
@@ -226,33 +251,28 @@ class Store:
 
     def end(self, id_: RoundId, what: RoundEvent, blame: Blame, refused: Sequence[Refusal] = ()) -> None:
         """End the round without a result: `what` is FAIL or EXPIRE."""
-        with self._sessions.begin() as session:
-            row = _round(session, id_)
+        with self._writing() as session:
+            row = _locked(session, id_)
             row.state = advance(RoundState(row.state), what)
             row.blame_reason, row.blame_who, row.blame_detail = blame.reason, blame.who, blame.detail
             _add_refusals(row, refused)
 
     def mark_closed(self, id_: RoundId) -> None:
         """All three parties know that the round has ended."""
-        with self._sessions.begin() as session:
-            _round(session, id_).closed = True
+        with self._writing() as session:
+            _locked(session, id_).closed = True
 
 
 _GOING_ON = [s.value for s in RoundState if not has_ended(s)]
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_immediate, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
+def _locked(session: Session, id_: RoundId) -> RoundRow:
+    """The round's row, which no other transaction changes or admits to until this one has ended."""
+    return _round(session, id_, lock=True)
 
 
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a read that turns into a write can then never be refused
-
-
-def _round(session: Session, id_: RoundId) -> RoundRow:
-    row = session.get(RoundRow, (id_.task, id_.number))
+def _round(session: Session, id_: RoundId, *, lock: bool = False) -> RoundRow:
+    row = session.get(RoundRow, (id_.task, id_.number), with_for_update=lock or None)
     if row is None:
         raise NotFound(f"the task has no round {id_.number} yet; watch its rounds or list them")
     return row

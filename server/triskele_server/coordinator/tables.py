@@ -1,10 +1,27 @@
-"""The coordinator's tables. Metadata only: who, when, sizes, decisions; never a share, a key or an aggregate."""
+"""The coordinator's tables. Metadata only: who, when, sizes, decisions; never a share, a key or an aggregate.
+
+A change here needs a revision in `migrations/versions`; a test compares the two.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from triskele_server.round_state import RoundState, has_ended
+
+_IN_PROGRESS = text(f"state IN ({', '.join(repr(s.value) for s in RoundState if not has_ended(s))})")
 _NAME = 64  # characters, as in triskele.ids.checked_name
 
 
@@ -27,17 +44,20 @@ class RoundRow(Base):
     """One round with the terms it was opened under. Times are Unix seconds."""
 
     __tablename__ = "rounds"
+    __table_args__ = (
+        Index("one_round_in_progress", "task", unique=True, sqlite_where=_IN_PROGRESS, postgresql_where=_IN_PROGRESS),
+    )
 
     task: Mapped[bytes] = mapped_column(ForeignKey("tasks.digest"), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(String(16))
     quorum: Mapped[int]
-    deadline_seconds: Mapped[float]
-    grace_seconds: Mapped[float]
+    deadline_seconds: Mapped[float] = mapped_column(Double)
+    grace_seconds: Mapped[float] = mapped_column(Double)
     min_accepted: Mapped[int]
     max_participants: Mapped[int]
-    opened_at: Mapped[float]
-    quorum_since: Mapped[float | None]
+    opened_at: Mapped[float] = mapped_column(Double)
+    quorum_since: Mapped[float | None] = mapped_column(Double)
     uploaded: Mapped[int] = mapped_column(default=0)
     closed: Mapped[bool] = mapped_column(default=False)
     blame_reason: Mapped[str | None] = mapped_column(String(64))

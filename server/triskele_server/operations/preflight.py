@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from triskele.config import ParticipantConfig
+from triskele.config import ParticipantConfig, read_toml
 from triskele.errors import ConfigurationError, TriskeleError
 from triskele.identity import Identity
+from triskele.protocol import PROTOCOL
 from triskele_server.config import (
     CoordinatorConfig,
     PartyConfig,
@@ -25,13 +26,11 @@ from triskele_server.config import (
     load_party,
     load_tasks,
     party_identity,
-    read_toml,
 )
 from triskele_server.operations.certificates import check_pair
 from triskele_server.operations.findings import Finding, fault, ok, warning
 from triskele_server.operations.reach import Answer, Unreachable, ask
 from triskele_server.rpc.deny_list import DenyList
-from triskele_server.rpc.info import PROTOCOL
 from triskele_server.rpc.tls import TlsFiles
 
 FREE_GIGABYTES: Final = 5.0  # a party keeps the heavy shares of a round: n * d * 8 / 3 * 2 bytes
@@ -203,17 +202,19 @@ def _rules(policy: PolicyTable) -> Findings:
 
 
 def _database(url: str) -> Findings:
-    from triskele_server.coordinator.store import Store  # noqa: PLC0415  SQLAlchemy is slow to import
+    from triskele_server.coordinator.store import database_revision  # noqa: PLC0415  SQLAlchemy is slow to import
 
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         yield ok("database", "will be made at the first start")
         return
     try:
-        Store(url).close()
+        found, newest = database_revision(url)
     except ConfigurationError as error:
         yield fault("database", str(error), "start the database, or correct database_url")
         return
-    yield ok("database", url.split("://", 1)[0])
+    at = "empty" if found is None else f"revision {found}"
+    due = "" if found == newest else f"; the next start brings it to {newest}"
+    yield ok("database", f"{url.split('://', 1)[0]}, {at}{due}")
 
 
 def _reached(name: str, address: str, identity: Identity, tls: TlsFiles, answers: dict[str, Answer]) -> Findings:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from fake_parties import WORDS, Federation, federation, tls_files
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from postgres_server import PostgresServer
 
 from triskele.errors import ConfigurationError
 from triskele.identity import Identity
@@ -23,6 +24,7 @@ from triskele.ids import PARTIES, TaskName
 from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.config import Schedule, ScheduledTask, load_coordinator
+from triskele_server.coordinator.claim import claimed
 from triskele_server.coordinator.process import check_rules, check_unchanged, terms_of
 from triskele_server.coordinator.rounds import RoundId
 from triskele_server.coordinator.store import Store
@@ -87,15 +89,36 @@ class Coordinator:
             request = coordinator_pb2.EnrolRequest(task_digest=SPEC.digest, round=1)
             return (await stub.Enrol(request, timeout=30)).slot
 
+    async def ended(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self._process is not None
+        status = await asyncio.to_thread(self._process.wait, 60)
+        self._process = None
+        return status
+
+    async def last_view(self, participant: str) -> coordinator_pb2.RoundView:
+        """The task's last round, once nothing can change any more; asks again while the coordinator cannot answer."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    async with self.stub(participant) as stub:
+                        request = coordinator_pb2.WatchRoundsRequest(task_digest=SPEC.digest)
+                        return [view async for view in stub.WatchRounds(request, timeout=60)][-1]
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    await asyncio.sleep(0.05)
+
     def kill(self) -> None:
         if self._process is not None:
             self.end(signal.SIGKILL)
 
 
 @asynccontextmanager
-async def cluster(tmp_path: Path) -> AsyncIterator[tuple[Coordinator, Federation]]:
+async def cluster(tmp_path: Path, database_url: str = "") -> AsyncIterator[tuple[Coordinator, Federation]]:
     directory, ports = tmp_path / "demo", PortPlan.free()
-    provision(directory, participants=["alice", "bob"], ports=ports)
+    made = provision(directory, participants=["alice", "bob"], ports=ports)
+    made.coordinator.write_text(f'database_url = "{database_url}"\n{made.coordinator.read_text()}')
     write_task(directory, SPEC, SCHEDULE)
     config = load_coordinator(directory / "coordinator" / "coordinator.toml")
     (tmp_path / "unused").mkdir()
@@ -145,6 +168,57 @@ def test_coordinator_killed_in_open_and_restarted_finishes_the_same_round(tmp_pa
                 ).read()
             )
             assert b'triskele_coordinator_round_states_total{state="RELEASED"} 1.0' in metrics
+
+    asyncio.run(scenario())
+
+
+CLAIM = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+
+
+def test_round_on_postgres_outlasts_broken_connections(tmp_path: Path, postgres: PostgresServer) -> None:
+    async def scenario() -> None:
+        url = postgres.new_database()
+        async with cluster(tmp_path, url) as (coordinator, it):
+            await coordinator.start()
+            with pytest.raises(ConfigurationError, match="another coordinator"), claimed(url, 0.0):
+                pass
+            assert await coordinator.enrol("bob") == 0
+            assert coordinator.end(signal.SIGKILL) == -signal.SIGKILL
+            await coordinator.start()  # takes the claim of the one that was killed
+            assert postgres.break_connections(url, spare=CLAIM)
+            assert await coordinator.enrol("alice") == 1
+            it.upload("bob", 0)
+            for _ in range(5):
+                assert await asyncio.to_thread(postgres.break_connections, url, spare=CLAIM)
+                await it.polled()
+            it.upload("alice", 1)
+            view = await coordinator.last_view("alice")
+            assert (view.round, view.state, list(view.participants)) == (1, "RELEASED", ["bob", "alice"])
+            for party in it.parties:
+                await party.until_called("end")
+
+    asyncio.run(scenario())
+
+
+def test_postgres_restarted_ends_the_coordinator_and_the_next_one_goes_on(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    async def scenario() -> None:
+        url = postgres.new_database()
+        async with cluster(tmp_path, url) as (coordinator, it):
+            await coordinator.start()
+            assert await coordinator.enrol("bob") == 0
+            postgres.stop()
+            try:
+                assert await coordinator.ended() == 1
+            finally:
+                postgres.start()
+            await coordinator.start()
+            assert await coordinator.enrol("alice") == 1
+            it.upload("bob", 0)
+            it.upload("alice", 1)
+            view = await coordinator.last_view("alice")
+            assert (view.round, view.state, list(view.participants)) == (1, "RELEASED", ["bob", "alice"])
 
     asyncio.run(scenario())
 

@@ -5,21 +5,40 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncGenerator
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from postgres_server import PostgresServer
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from triskele.errors import ConfigurationError, NotFound, PartyFault, WrongState
+from triskele.errors import ConfigurationError, NotFound, PartyFault, Unavailable, WrongState
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
+from triskele_server.coordinator import claim as claim_module
+from triskele_server.coordinator.claim import claimed
 from triskele_server.coordinator.result_files import Piece, ResultFiles
-from triskele_server.coordinator.rounds import Blame, Outcome, Refusal, RoundId, Submission, Terms
+from triskele_server.coordinator.rounds import (
+    Admission,
+    Blame,
+    Outcome,
+    Refusal,
+    RoundId,
+    RoundRecord,
+    Submission,
+    Terms,
+)
 from triskele_server.coordinator.store import Store
 from triskele_server.round_state import RoundEvent, RoundState
 
+T = TypeVar("T")
 SPEC = TaskSpec("faces", 10, 1.0, max_participants=3)
 TERMS = Terms(2, 60.0, 1.0, 2, 3)
 FIRST = RoundId(SPEC.digest, RoundNumber(1))
@@ -29,11 +48,6 @@ SEALED = (
     Submission(Slot(1), BOB, ManifestDigest(b"b" * 32)),
 )
 OUTCOME = Outcome(b"d" * 32, 7, 3, (Refusal(Slot(1), BOB, "norm"),), (Slot(0),), ("valid[2]", "aggregate[10]"))
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'coordinator.db'}"
 
 
 @pytest.fixture
@@ -128,17 +142,185 @@ def test_progress_of_uploads_is_news_once(store: Store) -> None:
     assert (store.round(FIRST).uploaded, store.round(FIRST).quorum_since) == (2, 105.0)
 
 
-def test_database_enforces_foreign_keys_and_writes_ahead(store: Store, tmp_path: Path) -> None:
+def test_round_of_an_unknown_task_is_refused(store: Store) -> None:
     with pytest.raises(IntegrityError):
         store.open_round(RoundId(TaskDigest(b"x" * 32), RoundNumber(1)), TERMS, 100.0)
+
+
+def test_second_round_of_a_task_in_progress_is_refused_by_the_database(store: Store) -> None:
+    second = RoundId(SPEC.digest, RoundNumber(2))
+    with pytest.raises(IntegrityError):
+        store.open_round(second, TERMS, 100.0)
+    store.end(FIRST, RoundEvent.FAIL, Blame("broken", "party:1"))
+    assert store.open_round(second, TERMS, 100.0).id == second
+
+
+def together(*work: Callable[[], T]) -> list[T]:
+    """Each in a thread of its own, all let go at the same moment."""
+    start = threading.Barrier(len(work))
+
+    def run(each: Callable[[], T]) -> T:
+        start.wait(30)
+        return each()
+
+    with ThreadPoolExecutor(len(work)) as threads:
+        return list(threads.map(run, work))
+
+
+def test_slots_are_given_once_each_when_all_enrol_at_the_same_time(store: Store, url: str) -> None:
+    first, second = RoundId(SPEC.digest, RoundNumber(1)), Store(url)
+    store.end(first, RoundEvent.FAIL, Blame("broken", "party:1"))
+    round_ = RoundId(SPEC.digest, RoundNumber(2))
+    store.open_round(round_, Terms(2, 60.0, 1.0, 2, 12), 100.0)
+
+    def enrol(at: Store, name: str) -> Admission | None:
+        try:
+            return at.enrol(round_, ParticipantId(name))
+        except WrongState:
+            return None  # full
+
+    names = [f"p{i:02}" for i in range(8)] * 2 + [f"q{i}" for i in range(8)]
+    answers = together(*(partial(enrol, (store, second)[i % 2], name) for i, name in enumerate(names)))
+    second.close()
+    slots = {name: {a.slot for n, a in zip(names, answers, strict=True) if n == name and a} for name in names}
+    assert sorted(slot for given in slots.values() for slot in given) == list(range(12))
+    assert all(len(given) <= 1 for given in slots.values())
+    assert sum(a.new for a in answers if a) == 12
+    assert store.round(round_).enrolled == {name: slot for name, given in slots.items() for slot in given}
+
+
+def test_sealing_waits_for_an_admission_under_way(store: Store) -> None:
+    """Whoever is told a slot stands in the round when it is sealed."""
+    admitting = threading.Event()
+
+    def slowly(_connection, _cursor, statement: str, *_) -> None:
+        if statement.startswith("INSERT INTO enrolments"):
+            admitting.set()
+            time.sleep(0.3)
+
+    event.listen(store._engine, "before_cursor_execute", slowly)
+
+    def seal() -> bool:
+        admitting.wait(30)
+        store.seal(FIRST, (), ())
+        return BOB in store.round(FIRST).enrolled
+
+    admitted, there = together(lambda: store.enrol(FIRST, BOB).new, seal)
+    assert admitted
+    assert there
+
+
+def test_what_is_read_while_it_changes_is_of_one_moment(store: Store) -> None:
+    store.enrol(FIRST, ALICE)
+    store.enrol(FIRST, BOB)
+    watching = threading.Event()
+
+    def watch() -> list[RoundRecord]:
+        seen = []
+        while not seen or seen[-1].state is not RoundState.FAILED:
+            seen.append(store.round(FIRST))
+            watching.set()
+        return seen
+
+    def change() -> list[RoundRecord]:
+        watching.wait(30)
+        store.seal(FIRST, SEALED, [Refusal(Slot(2), ParticipantId("carol"), "incomplete_upload")])
+        store.end(FIRST, RoundEvent.FAIL, Blame("broken", "party:1"), [Refusal(Slot(1), BOB, "norm")])
+        return []
+
+    for record in together(watch, change)[0]:
+        refusals = {RoundState.OPEN: 0, RoundState.SEALED: 1, RoundState.FAILED: 2}
+        assert len(record.refused) == refusals[record.state]
+        assert len(record.sealed) == (0 if record.state is RoundState.OPEN else 2)
+
+
+def test_database_writes_ahead(tmp_path: Path) -> None:
+    Store(f"sqlite:///{tmp_path / 'coordinator.db'}").close()
     connection = sqlite3.connect(tmp_path / "coordinator.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
 
-def test_database_that_cannot_be_opened_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="database"):
-        Store(f"sqlite:///{tmp_path / 'missing' / 'coordinator.db'}")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////missing/coordinator.db",
+        "postgresql://triskele:hunter2@/triskele?host=/missing",
+        "mysql://triskele:hunter2@localhost/triskele",
+        "not a url, hunter2",
+    ],
+)
+def test_database_that_cannot_be_opened_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="database") as told:
+        Store(url)
+    assert "hunter2" not in str(told.value)
+
+
+def test_broken_connections_are_unavailable_or_replaced_never_a_wrong_answer(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    store = Store(url)
+    store.put_task(SPEC, 5)
+    store.open_round(FIRST, TERMS, 100.0)
+    assert store.enrol(FIRST, ALICE) == (0, True)
+    assert postgres.break_connections(url)
+    assert store.enrol(FIRST, BOB) == (1, True)  # idle ones are replaced unnoticed
+    with store._engine.connect() as spare:  # so that the next one is new, and breaks in the middle
+        event.listen(store._engine, "before_cursor_execute", breaking := Breaking(postgres, url, "enrolments"))
+        with pytest.raises(Unavailable, match="try again") as told:
+            store.enrol(FIRST, ParticipantId("carol"))
+        spare.invalidate()
+    assert breaking.times == 1
+    assert "enrolments" not in str(told.value)
+    assert told.value.__suppress_context__
+    assert store.enrol(FIRST, ParticipantId("carol")) == (2, True)
+    assert store.round(FIRST).enrolled == {"alice": 0, "bob": 1, "carol": 2}
+    store.close()
+
+
+class Breaking:
+    """Breaks every connection just before the first statement that names a table, once."""
+
+    def __init__(self, postgres: PostgresServer, url: str, table: str) -> None:
+        self._postgres, self._url, self._table, self.times = postgres, url, table, 0
+
+    def __call__(self, _connection, _cursor, statement: str, *_) -> None:
+        if self._table in statement and not self.times:
+            self.times += 1
+            self._postgres.break_connections(self._url)
+
+
+# The claim
+
+
+def test_second_coordinator_is_refused_until_the_first_has_ended(url: str) -> None:
+    with claimed(url) as first:
+        with pytest.raises(ConfigurationError, match="another coordinator uses this database"), claimed(url, 0.0):
+            pass
+        first.check()
+    with claimed(url, 0.0):
+        pass
+
+
+def test_claim_whose_connection_broke_is_lost_and_may_be_taken(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_module, "CHECK_SECONDS", 0.02)
+    url = postgres.new_database()
+
+    async def scenario() -> None:
+        with claimed(url) as claim:
+            watching = asyncio.create_task(claim.until_lost())
+            await asyncio.sleep(0.1)
+            assert not watching.done()
+            assert postgres.break_connections(url) == 1
+            async with asyncio.timeout(30):
+                await watching
+            with pytest.raises(Unavailable, match="lost the claim"):
+                claim.check()
+            with claimed(url, 5.0) as second:
+                second.check()
+
+    asyncio.run(scenario())
 
 
 # Result files

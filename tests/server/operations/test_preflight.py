@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from triskele.protocol import PROTOCOL
 from triskele.task import TaskSpec
 from triskele_proto.v1 import info_pb2, info_pb2_grpc
 from triskele_server.config import PolicyTable, Schedule, load_coordinator, load_party
@@ -25,7 +26,7 @@ from triskele_server.operations import preflight as checks
 from triskele_server.operations.findings import Finding
 from triskele_server.operations.preflight import preflight
 from triskele_server.provision import PortPlan, Provisioned, provision, write_task
-from triskele_server.rpc.info import PROTOCOL, InfoService
+from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.server import bind, build_server
 from triskele_server.rpc.tls import TlsFiles
 
