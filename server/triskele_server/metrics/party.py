@@ -51,8 +51,6 @@ def counted(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
             raise  # counted where it happens: a stream that stands still never hears of it
         except TriskeleError as error:
             UPLOADS.labels("refused", reason_label(error)).inc()
-            if isinstance(error, Conflict):
-                REPLAYS.labels("another_manifest").inc()
             raise
         except asyncio.CancelledError:
             UPLOADS.labels("broken_off", "").inc()

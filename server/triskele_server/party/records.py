@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from triskele.errors import Conflict
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
+from triskele_server.metrics import party as metrics
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundState
@@ -82,6 +83,7 @@ class Upload(Submission):
     def check_manifest(self, digest: ManifestDigest) -> None:
         """Raise Conflict unless this is the upload of the manifest with this digest."""
         if self.manifest_digest != digest:
+            metrics.REPLAYS.labels("another_manifest").inc()
             raise Conflict(
                 f"{self.participant} has begun an upload with another manifest: each participant submits once per round"
             )

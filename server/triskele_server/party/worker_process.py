@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import structlog
 import torch
+from prometheus_client import Metric
 
 from triskele.errors import ConfigurationError, PartyFault, PeerLost, RoundFailed
 from triskele.ids import PartyIndex, ShareIndex, held_shares
@@ -47,6 +48,7 @@ from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.peer import GrpcTransport, PeerHub
 from triskele_server.rpc.server import bind, build_server
 
+COUNT_SECONDS = 1.0  # between two reports of the worker's metrics
 BIND_SECONDS = 10.0  # a worker of a party that was just killed may hold the port for a moment
 
 _PHASES = {"check": RoundState.CHECKED, "filter": RoundState.FILTERED}  # COMBINED: once the words are on disk
@@ -94,7 +96,11 @@ class WorkerProcess:
             self._tell(Started(str(error)))
             return
         self._tell(Started())
-        await server.wait_for_termination()
+        told: tuple[Metric, ...] = ()
+        while await server.wait_for_termination(COUNT_SECONDS):  # what is counted between steps, and after the last
+            if (counts := worker_counts()) != told:
+                self._tell(Counted(counts))
+                told = counts
 
     async def _listening(self) -> tuple[PeerHub, grpc.aio.Server]:
         hub = PeerHub(self._config)
