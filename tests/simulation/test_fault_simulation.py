@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from .federation import play
 from .operations import Setup, lists_of_operations, setups
 
-CI_EXAMPLES = 80
+CI_EXAMPLES = 60
 _ASKED = os.environ.get("TRISKELE_SIMULATION_EXAMPLES")
 
 
