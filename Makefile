@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness lock image-steps fuzz
+.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness lock image-steps fuzz
 
 setup: $(STAMP)
 
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 
 demo: setup
 	$(BIN)/triskele demo $(ARGS)
+
+# A secure round beside a plaintext one: make bench ARGS="--participants 100 --dimension 1000000 --rule flame --json out.json"
+bench: setup
+	$(BIN)/triskele bench $(ARGS)
 
 # Files side by side on two cores; one test of a file after the other. WORKERS=0 for one process, as a debugger wants it.
 WORKERS ?= 2
@@ -42,7 +46,7 @@ types: setup
 
 # What takes too long for every change: the sizes of the performance targets.
 nightly: setup
-	$(BIN)/python -m bench.operations
+	$(BIN)/triskele bench --sweep --participants 24 --dimension 40000
 	$(BIN)/python -m bench.filter
 	$(BIN)/python -m tests.oracle.sweep
 	TRISKELE_SIMULATION_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 0 tests/simulation/test_fault_simulation.py

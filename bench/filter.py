@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from triskele_server.benchmark.scene import rule_options
 from triskele_server.simulate import simulate
 
 DEFAULT_RULES = "norm-clip,multi-krum,fltrust,flame"
@@ -25,12 +26,8 @@ DEFAULT_RULES = "norm-clip,multi-krum,fltrust,flame"
 
 def options_of(rule: str, participants: int) -> dict[str, Any]:
     """What `simulate` takes beside the updates: a fifth of the participants is expected to be malicious."""
-    names = rule.split("+")
-    malicious = {"num_malicious_nodes": participants // 5}
-    options = dict(malicious) if {"multi-krum", "dnc", "nnm"} & set(names) else {}
-    if "multi-krum" in names:
-        options["num_nodes_to_select"] = participants * 3 // 5
-    return {"rule": tuple(names), "rule_options": options} | ({"root": 0} if "fltrust" in names else {})
+    options = {"rule": tuple(rule.split("+")), "rule_options": rule_options(rule, participants)}
+    return options | ({"root": 0} if "fltrust" in rule.split("+") else {})
 
 
 def _updates(rng: np.random.Generator, participants: int, dimension: int) -> NDArray[np.float32]:

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -31,6 +30,7 @@ from triskele import Participant
 from triskele.connection import RetryPolicy
 from triskele.errors import TriskeleError
 from triskele.task import TaskSpec
+from triskele_server.benchmark.processes import Usage, peak_megabytes, usage
 from triskele_server.config import Schedule, ScheduledTask
 from triskele_server.local_federation import LocalFederation
 
@@ -50,43 +50,6 @@ def update(number: int, index: int, dimension: int) -> Vector:
     """On the encoding's grid, of norm about 1."""
     rng = np.random.default_rng([number, index])
     return np.round(rng.normal(0, 1 / np.sqrt(dimension), dimension) / GRID) * GRID
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Of one server's processes: the parent and, of a party, its worker."""
-
-    resident_megabytes: float
-    descriptors: int
-    threads: int
-
-
-def usage(process: int) -> Usage:
-    """Read from /proc, added up over the process and its children."""
-    members = [process, *_children(process)]
-    status = [_status(member) for member in members]
-    return Usage(
-        round(sum(s["VmRSS"] for s in status) / 1024, 1),
-        sum(len(list(Path(f"/proc/{member}/fd").iterdir())) for member in members),
-        sum(s["Threads"] for s in status),
-    )
-
-
-def peak_megabytes(process: int) -> float:
-    """The largest resident size so far, of the process and its children."""
-    return round(sum(_status(member)["VmHWM"] for member in (process, *_children(process))) / 1024, 1)
-
-
-def _children(process: int) -> list[int]:
-    """Of all its threads: a party spawns its worker from another one than the first."""
-    lists = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(number) for children in lists for number in children.read_text("ascii").split()]
-
-
-def _status(process: int) -> dict[str, int]:
-    lines = Path(f"/proc/{process}/status").read_text("ascii", "replace").splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return {name: int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM", "Threads")}
 
 
 def disk_megabytes(federation: LocalFederation) -> dict[str, float]:

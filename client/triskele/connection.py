@@ -155,18 +155,20 @@ class Connections:
                 self._channels.clear()
                 self._used = credentials
             if key not in self._channels:
-                channel = grpc.secure_channel(address, credentials, options=self._options(server))
+                channel = grpc.secure_channel(address, credentials, options=channel_options(server, self._limits))
                 self._channels[key] = grpc.intercept_channel(channel, ProtocolInterceptor())
             return self._channels[key]
 
-    def _options(self, server: Identity) -> list[tuple[str, str | int]]:
-        return [
-            ("grpc.ssl_target_name_override", server.host),
-            ("grpc.max_send_message_length", self._limits.max_message_bytes),
-            ("grpc.max_receive_message_length", self._limits.max_message_bytes),
-            ("grpc.compression_enabled_algorithms_bitset", 1),  # none: gRPC inflates before it looks at the size
-            ("grpc.keepalive_time_ms", 30_000),  # a server that vanished is noticed while a stream is open
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own goes up to two minutes:
-            ("grpc.max_reconnect_backoff_ms", 5_000),  # a restarted server would not be found again in time
-        ]
+
+def channel_options(server: Identity, limits: Limits) -> list[tuple[str, str | int]]:
+    """The options of a participant's channel, on which only `server` can answer."""
+    return [
+        ("grpc.ssl_target_name_override", server.host),
+        ("grpc.max_send_message_length", limits.max_message_bytes),
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none: gRPC inflates before it looks at the size
+        ("grpc.keepalive_time_ms", 30_000),  # a server that vanished is noticed while a stream is open
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own goes up to two minutes:
+        ("grpc.max_reconnect_backoff_ms", 5_000),  # a restarted server would not be found again in time
+    ]

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from triskele.errors import ConfigurationError
+from triskele_server.benchmark.command import run_bench
 from triskele_server.operations import commands as operator_commands
 
 
 def commands() -> typer.Typer:
-    """`triskele coordinator | party | status | top | preflight | rules | demo | provision … | task …`."""
+    """`triskele coordinator | party | status | top | preflight | rules | demo | bench | provision … | task …`."""
     app = typer.Typer(help="Run and set up the servers of a federation.")
     for name, command in _COMMANDS.items():
         app.command(name)(_needing_extras(command))
@@ -253,6 +254,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "preflight": operator_commands.run_preflight,
     "rules": list_rules,
     "demo": run_demo,
+    "bench": run_bench,
 }
 
 _PROVISION_COMMANDS: dict[str, Callable[..., None]] = {

@@ -34,6 +34,7 @@ class LocalFederation:
 
     made: Provisioned
     ports: PortPlan
+    link_delay: float = 0.0  # seconds that frames between parties are held back: a benchmark's
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _logs: dict[str, IO[bytes]] = field(default_factory=dict)
 
@@ -47,6 +48,7 @@ class LocalFederation:
         operator: bool = False,
         reader: bool = False,
         forwarder: bool = False,
+        link_delay: float = 0.0,
     ) -> Self:
         """Provision a federation with these tasks on free ports; nothing runs yet."""
         ports = PortPlan.free()
@@ -56,7 +58,7 @@ class LocalFederation:
         for task in tasks:
             write_task(directory, task.spec, task.schedule)
         (directory / "logs").mkdir()
-        return cls(made, ports)
+        return cls(made, ports, link_delay)
 
     def __enter__(self) -> Self:
         """Start all processes and wait until each serves."""
@@ -82,6 +84,9 @@ class LocalFederation:
         config = self.made.coordinator if name == COORDINATOR else self.made.parties[PARTY_NAMES.index(name)]
         self._logs[name] = self.log(name).open("ab")
         command = [sys.executable, "-m", "triskele", role, "--config", str(config)]
+        if self.link_delay and role == "party":
+            module = "triskele_server.benchmark.delayed_party"
+            command = [sys.executable, "-m", module, "--config", str(config), "--link-delay", str(self.link_delay)]
         self._processes[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and files
             command, stdin=subprocess.DEVNULL, stdout=self._logs[name], stderr=self._logs[name]
         )

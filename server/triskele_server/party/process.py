@@ -108,15 +108,18 @@ async def behind(
         await asyncio.to_thread(store.close)
 
 
-async def serve(config: PartyConfig) -> None:
-    """Run a party until SIGTERM or SIGINT. Raises ConfigurationError if it cannot start."""
+async def serve(config: PartyConfig, *, link_delay: float = 0.0) -> None:
+    """Run a party until SIGTERM or SIGINT. Raises ConfigurationError if it cannot start.
+
+    `link_delay`: seconds that each frame of another party is held back; a benchmark's only, see rpc/peer.py.
+    """
     from triskele_server.party.worker import MpcWorker  # noqa: PLC0415  tests of the party's service need no worker
 
     logs.configure(f"party-{config.index}")
     harden()
     stop = asyncio.create_task(until_stop_signal())  # from now on: a signal during the start ends it in order
     config.tls.files.server_credentials()  # a file that cannot be read is told before a process is spawned
-    worker = MpcWorker(config)
+    worker = MpcWorker(config, link_delay)
     try:
         starting = asyncio.create_task(worker.start())
         await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)

@@ -43,6 +43,7 @@ class MpcWorker:
     """The parent's end: `start`, any number of `run`, `stop`, all on one event loop."""
 
     config: PartyConfig
+    link_delay: float = 0.0  # seconds; see rpc/peer.py
     _pending: dict[int, _Pending] = field(default_factory=dict)
     _process: SpawnProcess | None = None
     _pipe: Connection | None = None
@@ -57,7 +58,8 @@ class MpcWorker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._started = loop.create_future()
-        self._process = context.Process(target=_main, args=(self.config, theirs), name=f"party-{self.config.index}-mpc")
+        arguments = (self.config, theirs, self.link_delay)
+        self._process = context.Process(target=_main, args=arguments, name=f"party-{self.config.index}-mpc")
         await asyncio.to_thread(self._process.start)
         theirs.close()
         threading.Thread(target=self._listen, args=(loop, self._pipe), daemon=True).start()
@@ -158,7 +160,7 @@ class MpcWorker:
                 return
 
 
-def _main(config: PartyConfig, pipe: Connection) -> None:
+def _main(config: PartyConfig, pipe: Connection, link_delay: float) -> None:
     from triskele_server.party import worker_process  # noqa: PLC0415 - torch and crypten: the parent never pays
 
-    worker_process.main(config, pipe)
+    worker_process.main(config, pipe, link_delay)

@@ -56,14 +56,14 @@ _PHASES = {"check": RoundState.CHECKED, "filter": RoundState.FILTERED}  # COMBIN
 _log = structlog.get_logger(__name__)
 
 
-def main(config: PartyConfig, pipe: Connection) -> None:
+def main(config: PartyConfig, pipe: Connection, link_delay: float = 0.0) -> None:
     """Serve Peer and compute the jobs that come down the pipe, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(f"party-{config.index}-mpc")
     harden()
     torch.set_num_threads(1)  # more threads per party only get in the other parties' way
-    child = WorkerProcess(config, pipe)
+    child = WorkerProcess(config, pipe, link_delay)
     threading.Thread(target=lambda: asyncio.run(child.serve()), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while (request := pipe.recv()) is not None:
@@ -77,8 +77,9 @@ def main(config: PartyConfig, pipe: Connection) -> None:
 class WorkerProcess:
     """One event loop for the peer streams, one thread per job."""
 
-    def __init__(self, config: PartyConfig, pipe: Connection) -> None:
+    def __init__(self, config: PartyConfig, pipe: Connection, link_delay: float = 0.0) -> None:
         self._config = config
+        self._link_delay = link_delay
         self._pipe = pipe
         self._sending = threading.Lock()
         self._vault = ShareVault.from_environment()
@@ -103,7 +104,7 @@ class WorkerProcess:
                 told = counts
 
     async def _listening(self) -> tuple[PeerHub, grpc.aio.Server]:
-        hub = PeerHub(self._config)
+        hub = PeerHub(self._config, self._link_delay)
         tls = self._config.tls.files
         server = build_server(tls, self._config.federation, self._config.limits)
         peer_pb2_grpc.add_PeerServicer_to_server(hub, server)

@@ -2,12 +2,16 @@
 
 Party i dials party i+1. The streams live on one event loop; a computation's thread hands frames to it and waits for
 frames from it, and never touches the loop otherwise.
+
+`triskele bench --latency-ms` measures what a long line between the parties costs: its hubs hold every frame back for
+so long. No configuration has such an option.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -43,6 +47,8 @@ class _Link:
     incoming: queue.SimpleQueue[Frame | None] = field(default_factory=queue.SimpleQueue)
     attached: bool = False
     partial: list[bytes] = field(default_factory=list)
+    delay: float = 0.0  # seconds that a frame is held back: a benchmark's
+    held_back: deque[Frame | None] = field(default_factory=deque)
 
     def received(self, message: peer_pb2.Frame) -> None:
         """Collect a frame's pieces and hand it over when it is whole."""
@@ -52,18 +58,27 @@ class _Link:
         if message.last:
             payload = self.partial[0] if len(self.partial) == 1 else b"".join(self.partial)
             self.partial = []
-            self.incoming.put(Frame(message.sequence, message.label, payload))
+            self.deliver(Frame(message.sequence, message.label, payload))
+
+    def deliver(self, frame: Frame | None) -> None:
+        """Hand a frame to the computation, or None: no more will come. On the event loop."""
+        if not self.delay:
+            self.incoming.put(frame)
+            return
+        self.held_back.append(frame)  # the timer takes the oldest: of two that end together either may be first
+        asyncio.get_running_loop().call_later(self.delay, lambda: self.incoming.put(self.held_back.popleft()))
 
 
 class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated without types
     """All peer streams of one party. Everything but `GrpcTransport` runs on the event loop."""
 
-    def __init__(self, config: PartyConfig) -> None:
+    def __init__(self, config: PartyConfig, link_delay: float = 0.0) -> None:
         self.party = config.index
         self.loop = asyncio.get_running_loop()
         self._previous = PartyIndex((config.index + 2) % 3)
         self._next = PartyIndex((config.index + 1) % 3)
         self._config = config
+        self._link_delay = link_delay
         self._sessions: dict[bytes, dict[PartyIndex, _Link]] = {}
         self._dials: dict[bytes, asyncio.Task[None]] = {}
         self._joined = asyncio.Condition()
@@ -72,7 +87,7 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         """Open this party's end of a session; raises WrongState if it is open already."""
         if session in self._sessions:
             raise WrongState("this attempt of the round is already running here")
-        links = {self._previous: _Link(), self._next: _Link()}
+        links = {peer: _Link(delay=self._link_delay) for peer in (self._previous, self._next)}
         async with self._joined:
             self._sessions[session] = links
             self._joined.notify_all()
@@ -112,7 +127,7 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         except ConfigurationError as error:
             _log.error("peer_not_dialled", peer=self._next, problem=str(error))
         finally:
-            link.incoming.put(None)
+            link.deliver(None)
 
     def _channel_to_next(self) -> grpc.aio.Channel:
         """A new one for each session: a certificate that was renewed is used from the next attempt on."""
@@ -164,7 +179,7 @@ async def _read(link: _Link, messages: AsyncIterator[peer_pb2.Frame]) -> None:
         async for message in messages:
             link.received(message)
     finally:
-        link.incoming.put(None)
+        link.deliver(None)
 
 
 class GrpcTransport(Transport):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -16,11 +17,12 @@ from three_parties import at_three_parties, on_shares, reconstruct, share
 from triskele.errors import PartyFault, WrongState
 from triskele.ids import PARTIES, PartyIndex
 from triskele_proto.v1 import peer_pb2, peer_pb2_grpc
-from triskele_server.config import party_identity
+from triskele_server.config import PartyConfig, party_identity
 from triskele_server.mpc import arithmetic, boolean
 from triskele_server.mpc.transport import Frame, Transport, thread_transports
 from triskele_server.rpc import peer as peer_module
 from triskele_server.rpc.channel import open_channel
+from triskele_server.rpc.peer import PeerHub
 from triskele_server.rpc.tls import TlsFiles
 
 FIVE_MIB = 5 << 20
@@ -271,3 +273,22 @@ def test_a_peer_that_is_late_still_gets_what_was_sent_before_the_other_left(hubs
     second = hubs.run(hubs.hubs[late].join(session))
     assert second.receive(early, "x", 7) == b"in time"
     second.close()
+
+
+def test_frames_on_a_long_line_are_late_and_in_order(hubs, monkeypatch):
+    delay = 0.05
+    for hub in hubs.hubs:
+        monkeypatch.setattr(hub, "_link_delay", delay)
+    first, second, _ = hubs.join(secrets.token_bytes(32))
+    started = time.monotonic()
+    for i in range(20):
+        first.send(PartyIndex(1), f"frame {i}", bytes([i]))
+    assert [second.receive(PartyIndex(0), f"frame {i}", 1) for i in range(20)] == [bytes([i]) for i in range(20)]
+    assert time.monotonic() - started >= delay
+    first.close()
+    second.close()
+
+
+def test_no_configuration_makes_a_line_long():
+    assert "link_delay" not in PartyConfig.model_fields
+    assert PeerHub.__init__.__defaults__ == (0.0,)
