@@ -344,9 +344,9 @@ def _check_task(me: Participant, task: str, dimension: int) -> None:
     spec = next((view.spec for view in me.tasks() if view.name == task), None)
     if spec is None:
         raise NotFound(f"the coordinator has no task {task!r}; it has: {[view.name for view in me.tasks()]}")
-    if spec.dimension != dimension:
+    if spec.entries != dimension:
         raise InvalidTask(
-            f"task {task!r} has dimension {spec.dimension}, but the model has {dimension} floating entries "
+            f"task {task!r} has dimension {spec.entries}, but the model has {dimension} floating entries "
             "that are not excluded"
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triskele.connection import Connections, RetryPolicy, typed_errors
+from triskele.coordinates import spread
 from triskele.encoding import Words, decode
 from triskele.errors import PartyFault
 from triskele.ids import RoundNumber
@@ -25,7 +26,10 @@ _MAX_COEFFICIENT_BITS = 62
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round gave. `mean` is float64 [dimension] in model units; `weight_total` the sum of the weights in it."""
+    """What a round gave. `mean` is float64 [entries] in model units, zero where nothing travelled.
+
+    `weight_total` is the sum of the weights in it.
+    """
 
     mean: NDArray[np.float64] = field(repr=False)
     weight_total: int
@@ -44,19 +48,22 @@ def fetch_aggregate(
 
     def fetch() -> Aggregate:
         with typed_errors("coordinator"):
-            return _read(iter(connections.coordinator().FetchResult(request, timeout=limits.upload_seconds)), spec)
+            return _read(
+                iter(connections.coordinator().FetchResult(request, timeout=limits.upload_seconds)), spec, number
+            )
 
     return retries.call(fetch)
 
 
-def _read(chunks: Iterator[Any], spec: TaskSpec) -> Aggregate:
+def _read(chunks: Iterator[Any], spec: TaskSpec, number: RoundNumber) -> Aggregate:
     header = _header(next(chunks, None), spec)
     words = _words(chunks, spec.dimension)
     digest = hashlib.sha256(words.data).digest()
     if not hmac.compare_digest(digest, header.digest):
         raise PartyFault("the coordinator sent a result that does not have the announced digest; nothing of it is used")
     divisor = header.weight_total * 2.0**header.coefficient_bits
-    return Aggregate(decode(words, clip_norm=spec.clip_norm, weight_total=divisor), header.weight_total, digest)
+    mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor)
+    return Aggregate(spread(mean, spec, number), header.weight_total, digest)
 
 
 def _header(message: Any, spec: TaskSpec) -> coordinator_pb2.ResultHeader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from triskele.coordinates import Positions, positions
 from triskele.coordinator import Coordinator
 from triskele.credentials import Credentials
 from triskele.errors import RoundFailed
@@ -41,13 +42,18 @@ class Round:
         """The round's number, from 1."""
         return self.view.round
 
+    @property
+    def positions(self) -> Positions:
+        """The entries of the flat model that travel in this round, int64, ascending: all but in a partial task."""
+        return positions(self.task, self.number)
+
     def submit(
         self, update: Update, *, weight: int | None = None, clip: bool = True, progress: Progress | None = None
     ) -> SubmittedUpdate:
         """Enrol, encode, share and upload; returns when all three parties hold the submission.
 
         update: a float16, float32 or float64 array or tensor, a mapping of them by name (a torch state_dict), or the
-        path of a .npz or .safetensors file; as many entries as the task's dimension. weight: number of examples,
+        path of a .npz or .safetensors file; as many entries as the task's model. weight: number of examples,
         where the task is weighted. An update longer than the task's clip_norm is scaled down to it, or refused if
         `clip` is false. The caller may vanish afterwards; the round needs nothing more of it.
 
@@ -74,7 +80,7 @@ class Round:
     def aggregate(self, like: Update | None = None, *, timeout: float | None = None) -> Any:
         """What the round gave, also for a participant that took no part in it; waits for the round's end.
 
-        float64 [dimension] in the task's flat order, or in the form of `like`, whose values do not matter. Raises as
+        float64 [entries] in the task's flat order, or in the form of `like`, whose values do not matter. Raises as
         `SubmittedUpdate.result`.
         """
         return self._aggregate(self.membership.coordinator, like, timeout)

@@ -65,12 +65,12 @@ class Structure:
 
     def check_fits(self, spec: TaskSpec) -> None:
         """Raise InvalidUpdate, naming the arrays, unless the update has as many entries as the task."""
-        if self.dimension == spec.dimension:
+        if self.dimension == spec.entries:
             return
         listed = ", ".join(f"{piece.name} {piece.shape}" for piece in self.pieces[:_SHOWN])
         more = f" and {len(self.pieces) - _SHOWN} more" if len(self.pieces) > _SHOWN else ""
         raise InvalidUpdate(
-            f"the update has {self.dimension} entries ({listed}{more}), but task {spec.name!r} has {spec.dimension}; "
+            f"the update has {self.dimension} entries ({listed}{more}), but task {spec.name!r} has {spec.entries}; "
             "send the arrays that the task was made for"
         )
 

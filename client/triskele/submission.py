@@ -27,6 +27,7 @@ import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from triskele.coordinates import taken
 from triskele.encoding import Words, encode
 from triskele.errors import InvalidUpdate
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
@@ -76,13 +77,12 @@ class Submission:
 def encode_update(
     vector: Vector, spec: TaskSpec, round_number: RoundNumber, *, weight: int | None, clip: bool, key: Ed25519PrivateKey
 ) -> EncodedUpdate:
-    """Encode float32 or float64 [dimension] for one round of a task, with its weight if the task is weighted.
+    """Encode float32 or float64 [entries] for one round of a task, with its weight if the task is weighted.
 
     The same arguments give the same result. Raises InvalidUpdate for another length, NaN, Inf, a norm above the
     task's clip where `clip` is false, and a weight that the task does not take.
     """
-    if vector.shape != (spec.dimension,):
-        raise InvalidUpdate(f"a vector of shape {vector.shape} does not fit task {spec.name!r} of {spec.dimension}")
+    vector = taken(vector, spec, round_number)
     checked = _checked_weight(weight, spec)
     entropy = _entropy(key, spec.digest, round_number, vector, checked)
     words = np.empty(spec.length, np.int64)

@@ -35,7 +35,9 @@ DEFAULT_RULE_WITH_ROOT = "fltrust"
 class TaskSpec:
     """One aggregation task. Frozen and valid by construction; raises InvalidTask, naming the numbers.
 
-    `clip_norm` is the L2 norm C to which every update is clipped before it is encoded. `rule` names the aggregation
+    `clip_norm` is the L2 norm C to which every update is clipped before it is encoded. `model_dimension`, if it is not
+    0, is the length of the model of which a public random part of `dimension` entries travels in each round; the norm
+    is then that of the part. `rule` names the aggregation
     rule, or pre-aggregation stages and then the rule; none means fltrust if there is a `root`, else flame. An option
     in `rule_options` goes to every stage that has it; options of one stage alone stand in a table of its name. `root`
     is the participant whose update is FLTrust's root. `participants` are the only ones who may take part, the root
@@ -57,6 +59,7 @@ class TaskSpec:
     max_participants: int = 128
     max_rows: int = 128
     min_accepted: int = 2
+    model_dimension: int = 0
 
     def __post_init__(self) -> None:
         checked_name(self.name, "task name")
@@ -69,9 +72,10 @@ class TaskSpec:
             object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
             raise InvalidTask(f"dimension {self.dimension} is not in 1 to {DEFAULT_LIMITS.max_dimension}")
-        for name in ("dimension", "max_weight", "max_participants", "max_rows", "min_accepted"):
+        for name in ("dimension", "max_weight", "max_participants", "max_rows", "min_accepted", "model_dimension"):
             if isinstance(getattr(self, name), bool):
                 raise InvalidTask(f"{name} must be a number, not true or false")  # which Python would count as 1 or 0
+        self._check_model_dimension()
         if not MIN_CLIP_NORM <= self.clip_norm <= MAX_CLIP_NORM:  # NaN fails too
             raise InvalidTask(f"clip_norm {self.clip_norm} is not in {MIN_CLIP_NORM:g} to {MAX_CLIP_NORM:g}")
         if not 0 <= self.max_weight < 1 << 32:
@@ -89,6 +93,13 @@ class TaskSpec:
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
         self.check_headroom()
+
+    def _check_model_dimension(self) -> None:
+        if self.model_dimension and not self.dimension < self.model_dimension <= DEFAULT_LIMITS.max_model_dimension:
+            raise InvalidTask(
+                f"model_dimension {self.model_dimension} is not in {self.dimension + 1} (dimension + 1) to "
+                f"{DEFAULT_LIMITS.max_model_dimension}; leave it out where the whole model travels"
+            )
 
     def _checked_participants(self) -> tuple[ParticipantId, ...]:
         given: Any = self.participants
@@ -131,6 +142,16 @@ class TaskSpec:
             raise Forbidden(
                 f"task {self.name!r} is for a group of participants, and {participant!r} is not one of them"
             )
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the model travels in a round."""
+        return self.model_dimension > 0
+
+    @property
+    def entries(self) -> int:
+        """Entries of an update as a participant gives it, and of the aggregate as it gets it back."""
+        return self.model_dimension or self.dimension
 
     @property
     def weighted(self) -> bool:

@@ -120,6 +120,7 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "max_weight": spec.max_weight,
         "max_participants": spec.max_participants,
         "min_accepted": spec.min_accepted,
+        "model_dimension": spec.model_dimension,
         "rule_options": {k: dict(v) if isinstance(v, Mapping) else v for k, v in spec.rule_options.items()},
         "schedule": schedule.model_dump(),
     }

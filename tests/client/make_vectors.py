@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from triskele.coordinates import positions
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest, held_shares
 from triskele.manifest import Manifest, sign
 from triskele.sharing import ShareContext, Sharing, commit, expand, heavy_index, share_key
@@ -117,6 +118,17 @@ def positive(name: str, task: str, round_number: int, slot: int, federation: Fed
         "signature": federation.key.sign(manifest.canonical()).hex(),
         "signed_manifest": federation.sign(manifest).SerializeToString(deterministic=True).hex(),
         "uploads": [upload(sharing, party) for party in PARTIES],
+    }
+
+
+def coordinates(dimension: int, model_dimension: int, number: int) -> dict:
+    """Which entries of a model travel in a round of a task."""
+    spec = TaskSpec("part", dimension, 1.0, model_dimension=model_dimension)
+    return {
+        "task": spec.canonical().decode(),
+        "task_digest": spec.digest.hex(),
+        "round": number,
+        "positions": positions(spec, RoundNumber(number)).tolist(),
     }
 
 
@@ -279,6 +291,7 @@ def build(federation: dict[str, str]) -> dict:
         "now": NOW,
         "federation": federation,
         "positive": cases,
+        "coordinates": [coordinates(9, 23, 1), coordinates(9, 23, 2**62), coordinates(5, 2**31, 3)],
         "negative": negatives(cases[0], members),
     }
 

@@ -29,6 +29,7 @@ SPECS = st.builds(
     max_participants=st.integers(8, 1024),
     max_rows=st.integers(2, 256),
     min_accepted=st.integers(2, 8),
+    model_dimension=st.just(0) | st.integers((1 << 27) + 1, 1 << 31),
 )
 EXAMPLE = TaskSpec(
     "faces",

@@ -121,6 +121,19 @@ def test_good_upload_is_received_by_every_party(case, party):
     assert (manifest.slot, manifest.heavy) == (case["slot"], case["heavy"])
 
 
+@pytest.mark.parametrize("case", VECTORS["coordinates"])
+def test_positions_follow_from_task_and_round(case):
+    """With nothing of `triskele.coordinates`: as another language would do it."""
+    digest, number = unhex(case["task_digest"]), case["round"]
+    task = json.loads(case["task"])
+    key = derive(digest, b"triskele/v1/coordinates" + number.to_bytes(8, "big"))
+    kept, model = task["dimension"], task["model_dimension"]
+    drawn = KeyStream(key).read(4 * kept).view("<u4").tolist()
+    bounds = [j * model // kept for j in range(kept + 1)]
+    runs = zip(drawn, bounds[:-1], bounds[1:], strict=True)
+    assert [a + (r * (b - a) >> 32) for r, a, b in runs] == case["positions"]
+
+
 @pytest.mark.parametrize("case", named(VECTORS["negative"]))
 def test_bad_upload_is_refused_at_its_step(case):
     with pytest.raises(RefusedError) as caught:

@@ -141,7 +141,7 @@ def _client(made: Material) -> Iterator[Target]:
     yield Target("enrolment", _of(coordinator_pb2.EnrolReply, enrolment), (reply.SerializeToString(),))
 
     def result(data: bytes) -> None:
-        read_result(iter([_message(coordinator_pb2.ResultChunk, piece) for piece in framed(data)]), SPEC)
+        read_result(iter([_message(coordinator_pb2.ResultChunk, piece) for piece in framed(data)]), SPEC, ROUND)
 
     yield Target("result-stream", result, (b"".join(map(frame, examples.result())),))
 

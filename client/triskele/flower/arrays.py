@@ -34,7 +34,7 @@ def update_of(received: NamedArrays, replied: NamedArrays) -> NamedArrays:
 
 
 def moved(current: ArrayRecord, mean: NDArray[np.float64]) -> ArrayRecord:
-    """The current arrays plus the mean update, float64 [dimension] in the task's flat order; same names and dtypes."""
+    """The current arrays plus the mean update, float64 [entries] in the task's flat order; same names and dtypes."""
     vector, structure = flatten(trained(current))
     arrays = structure.restore(vector.astype(np.float64) + mean)
     return ArrayRecord({name: Array(arrays[name]) if name in arrays else array for name, array in current.items()})

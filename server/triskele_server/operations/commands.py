@@ -107,7 +107,7 @@ def create_task(
     coordinator: Annotated[
         Path, typer.Option("--coordinator", help="coordinator.toml; its task folder gets the file.")
     ],
-    dimension: Annotated[int, typer.Option(min=1, help="Number of parameters.")],
+    dimension: Annotated[int, typer.Option(min=1, help="Number of parameters that travel in a round.")],
     clip_norm: Annotated[float, typer.Option(help="L2 norm that updates are clipped to.")],
     rounds: Annotated[int, typer.Option(min=1)],
     quorum: Annotated[int, typer.Option(min=2, help="Complete submissions after which a round closes.")],
@@ -119,6 +119,9 @@ def create_task(
     max_participants: Annotated[int, typer.Option(min=2)] = 100,
     min_accepted: Annotated[int, typer.Option(min=1)] = 2,
     max_weight: Annotated[int, typer.Option(min=0, help="Of an example weight; 0: updates count the same.")] = 0,
+    model_dimension: Annotated[
+        int, typer.Option(min=0, help="Of the model, if only a part of it travels; 0: all.")
+    ] = 0,
     deadline_seconds: Annotated[float, typer.Option(min=1)] = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -139,6 +142,7 @@ def create_task(
             max_participants=max_participants,
             min_accepted=min_accepted,
             max_weight=max_weight,
+            model_dimension=model_dimension,
             **given,  # type: ignore[arg-type]  # the same
         )
     except InvalidTask as error:

@@ -38,6 +38,7 @@ class CheckedTask:
             "max_participants": spec.max_participants,
             "max_rows": spec.max_rows,
             "min_accepted": spec.min_accepted,
+            "model_dimension": spec.model_dimension,
             "schedule": self.task.schedule.model_dump(),
             "opens": list(self.openings),
             "upload_bytes_per_participant": 2 * 8 * spec.length,

@@ -124,6 +124,11 @@ def check_task(spec: TaskSpec) -> None:
     _check_headroom(spec, pipeline.with_buckets(spec.max_participants, spec.max_rows))
     _check_selection(spec, pipeline)
     _check_weighted(spec, pipeline)
+    if spec.partial and last.rule.reference == "previous":
+        raise InvalidTask(
+            f"rule {spec.stages[-1]!r} starts from the previous aggregate, which in a task with model_dimension is of "
+            "other entries of the model; leave model_dimension out, or take another rule"
+        )
     if last.rule.kind == "coordinate_wise":
         _check_coordinate_wise(spec, pipeline.with_buckets(spec.max_participants, spec.max_rows))
 

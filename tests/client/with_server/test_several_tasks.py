@@ -18,8 +18,8 @@ GRID = 4.0 / 2**20  # one unit of the encoding at clip_norm 4
 SIZES = {"faces": 3000, "voices": 5000}
 
 
-def task(name: str, dimension: int, *, rounds: int, quorum: int) -> ScheduledTask:
-    spec = TaskSpec(name, dimension, 4.0, rule="mean", max_participants=MEMBERS)
+def task(name: str, dimension: int, *, rounds: int, quorum: int, **more: int) -> ScheduledTask:
+    spec = TaskSpec(name, dimension, 4.0, rule="mean", max_participants=MEMBERS, **more)
     return ScheduledTask(spec, Schedule(rounds=rounds, quorum=quorum, deadline_seconds=200.0, grace_seconds=0.0))
 
 
@@ -28,6 +28,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
     tasks = [
         *(task(name, size, rounds=2, quorum=MEMBERS) for name, size in SIZES.items()),
         task("changing", 1000, rounds=3, quorum=2),
+        task("part", 500, rounds=2, quorum=2, model_dimension=2000),
     ]
     directory = tmp_path_factory.mktemp("several") / "federation"
     with LocalFederation.create(directory, participants=MEMBERS, tasks=tasks) as running:
@@ -94,3 +95,21 @@ def test_one_leaves_and_another_joins_late_and_catches_up(configs) -> None:
             np.testing.assert_allclose(handle.result(timeout=100), sent[2:].mean(0), atol=1e-12)
         assert [number for number, _ in late.aggregates("changing")] == [1, 2]
         assert [number for number, _ in late.aggregates("changing", from_round=2)] == [2]
+
+
+def test_a_task_of_a_part_of_the_model_moves_that_part_alone_each_round_another(configs) -> None:
+    sent = rows(5, 2000, 2)
+    moved = []
+    with Participant.from_config(configs[0]) as one, Participant.from_config(configs[1]) as other:
+        for number in (1, 2):
+            rounds = [next(member.rounds("part")) for member in (one, other)]
+            handles = [round_.submit(row) for round_, row in zip(rounds, sent, strict=True)]
+            aggregate = handles[0].result(timeout=100)
+            handles[1].result(timeout=100)
+            assert [round_.number for round_ in rounds] == [number, number]
+            positions = rounds[0].positions
+            assert np.array_equal(np.flatnonzero(aggregate), positions)
+            np.testing.assert_allclose(aggregate[positions], sent.mean(0)[positions], atol=1e-12)
+            moved.append(positions)
+    assert len(moved[0]) == 500
+    assert (moved[0] == moved[1]).mean() < 0.5

@@ -152,6 +152,13 @@ def test_buckets_are_drawn_before_any_stage_that_looks_at_the_rows():
         check_task(_task("nnm bucketing mean"))
 
 
+def test_a_rule_that_starts_from_the_previous_aggregate_takes_no_part_of_a_model():
+    """Each round moves other entries, so last round's would be taken for them."""
+    check_task(_task("flame", model_dimension=10**9))
+    with pytest.raises(InvalidTask, match="previous aggregate"):
+        check_task(_task("centered-clip", model_dimension=10**9))
+
+
 # ---- headroom -----------------------------------------------------------------------------------------------------
 
 
