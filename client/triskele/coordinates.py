@@ -31,7 +31,7 @@ _INFO = b"triskele/v1/coordinates"
 
 
 def positions(spec: TaskSpec, number: RoundNumber) -> Positions:
-    """Which entries of the flat model travel in a round: int64 [dimension], ascending; all unless the task is partial."""
+    """Which entries of the flat model travel in a round: int64 [dimension], ascending; all but in a partial task."""
     if not spec.partial:
         return np.arange(spec.dimension, dtype=np.int64)
     bounds = np.arange(spec.dimension + 1, dtype=np.int64) * spec.entries // spec.dimension
