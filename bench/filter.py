@@ -30,7 +30,8 @@ def options_of(rule: str, participants: int) -> dict[str, Any]:
     return options | ({"root": 0} if "fltrust" in rule.split("+") else {})
 
 
-def _updates(rng: np.random.Generator, participants: int, dimension: int) -> NDArray[np.float32]:
+def updates_of(rng: np.random.Generator, participants: int, dimension: int) -> NDArray[np.float32]:
+    """float32 [participants, dimension] around one direction, a fifth of them turned round and three times as long."""
     rows = rng.standard_normal((participants, dimension), dtype=np.float32)
     rows += rng.standard_normal(dimension, dtype=np.float32)
     rows[-(participants // 5) :] *= -3
@@ -42,8 +43,8 @@ def measure(rule: str, participants: int, dimension: int, max_rows: int) -> dict
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     # Kernels are compiled once per installation; that is not what is measured.
-    simulate(_updates(rng, 6, 20_000), gram="sketch", **options_of(rule, 6))
-    updates = _updates(rng, participants, dimension)
+    simulate(updates_of(rng, 6, 20_000), gram="sketch", **options_of(rule, 6))
+    updates = updates_of(rng, participants, dimension)
     started = time.perf_counter()
     result = simulate(updates, max_rows=max_rows, **options_of(rule, participants))
     seconds = time.perf_counter() - started

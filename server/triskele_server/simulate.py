@@ -61,6 +61,7 @@ def simulate(
     root: int | None = None,
     previous: ArrayLike | None = None,
     max_rows: int = 128,
+    transports: Sequence[Transport] | None = None,
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 
@@ -68,7 +69,7 @@ def simulate(
     `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
     way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
     `root` is the row that is FLTrust's root, `previous` float [d] the previous round's aggregate, for a rule that
-    starts from it. Other arguments are as in the task.
+    starts from it. `transports` connect the parties if not the usual queues. Other arguments are as in the task.
     """
     rows = np.asarray(updates)
     if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1 or rows.dtype.kind not in "fiu":
@@ -108,7 +109,7 @@ def simulate(
         RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)], last)
         for party in PARTIES
     ]
-    transports = thread_transports()
+    transports = thread_transports() if transports is None else transports
     outputs = run_parties(inputs, transports, seconds)
     output = outputs[0]
     invalid = unsent | {int(slot): reason for slot, reason in output.refused.items()}

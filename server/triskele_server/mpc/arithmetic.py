@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from triskele.ids import PARTIES
 from triskele_server.mpc.session import Session, Shares
 
 LIMIT_BITS = 62  # truncation is right for values in [-2^62, 2^62)
@@ -26,9 +27,32 @@ def add(x: Shares, y: Shares) -> Shares:
 
 
 def reshare(session: Session, label: str, part: torch.Tensor) -> Shares:
-    """Replicated shares of the value whose additive parts the parties hold. One round, one word per element."""
+    """Replicated shares of the value whose additive parts the parties hold. One word per element from each party.
+
+    Party 0 deals its part to the others, who `pool` the value: one round if party 0 is ahead of them (it waits for
+    nobody here), two if not.
+    """
+    dealt = deal(session, label, part if session.party == 0 else None, part)
+    return pool(session, label, part + (dealt.first if session.party == 1 else dealt.second))
+
+
+def reshare_at_once(session: Session, label: str, part: torch.Tensor) -> Shares:
+    """The same in one round whoever is ahead; party 0 sends two words per element.
+
+    All parts, masked with a sharing of zero, go to parties 1 and 2; what party 0 sends is less shares 0 and 1, so that
+    the sum is share 2.
+    """
+    own = _drawn_share(session, part)
     masked = part + session.randomness.zero_sum(tuple(part.shape))
-    return Shares(masked, session.pass_back(label, masked))
+    if session.party == 0:
+        masked = masked - (own.first + own.second)
+        for peer in (session.next, session.previous):
+            session.send(peer, label, masked)
+        return own
+    peer = session.next if session.party == 1 else session.previous
+    session.send(peer, label, masked)
+    received = session.receive_all({peer: label, PARTIES[0]: label}, masked)
+    return _with_third(session, own, masked + received[0] + received[1])
 
 
 def multiply(session: Session, x: Shares, y: Shares) -> Shares:
@@ -51,7 +75,7 @@ def deal(session: Session, label: str, value: torch.Tensor | None, like: torch.T
     zero = torch.zeros_like(like)
     if session.party == 1:
         return Shares(session.randomness.with_previous(shape, torch.int64), zero)
-    return Shares(zero, session.receive(session.next, label, like))
+    return Shares(zero, session.receive(session.next, label, like, ahead=True))
 
 
 def pool(session: Session, label: str, part: torch.Tensor) -> Shares:
@@ -65,15 +89,6 @@ def pool(session: Session, label: str, part: torch.Tensor) -> Shares:
         return own
     masked = part - (own.first + own.second)
     return _with_third(session, own, masked + _swapped(session, label, masked))
-
-
-def pool_bits(session: Session, label: str, part: torch.Tensor) -> Shares:
-    """`pool` for XOR shares of words of any size."""
-    own = _drawn_share(session, part)
-    if session.party == 0:
-        return own
-    masked = part ^ own.first ^ own.second
-    return _with_third(session, own, masked ^ _swapped(session, label, masked))
 
 
 def _drawn_share(session: Session, like: torch.Tensor) -> Shares:

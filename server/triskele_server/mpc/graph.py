@@ -1,4 +1,4 @@
-"""Reachability in secret graphs, by powers of the adjacency matrix in integers and tests for zero."""
+"""Reachability in secret graphs, by powers of the adjacency matrix in integers and tests for what is positive."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from triskele.encoding import Words
-from triskele_server.mpc.arithmetic import bit_to_word, reshare
-from triskele_server.mpc.boolean import flipped, is_zero
+from triskele_server.mpc.arithmetic import reshare
+from triskele_server.mpc.boolean import negative
 from triskele_server.mpc.session import Session, Shares
 
 
@@ -20,15 +20,15 @@ def closure(session: Session, edges: Shares) -> Shares:
     """0/1 words [..., n, n]: whether there is a path between two nodes.
 
     `edges` is symmetric, of 0 and 1, with ones on the diagonal. Entry (i, j) of its k-th power counts the walks of k
-    steps, at most n^(k-1); below 2^64 the count is exact, so it is 0 where there is no walk. Everything is computed on
-    the upper triangle. Each product of `exponents` takes one round, the test after each power nine.
+    steps, at most n^(k-1); below 2^63 the count is exact, so it is positive where there is a walk. Everything is
+    computed on the upper triangle. Each product of `exponents` takes one round, the test after each power four.
     """
     n = edges.shape[-1]
     row, column = torch.triu_indices(n, n)
     triangle = Shares(edges.first[..., row, column], edges.second[..., row, column])
     for exponent in exponents(n):
         counts = _power(session, triangle, exponent, n)
-        triangle = bit_to_word(session, flipped(session, is_zero(session, counts)))
+        triangle = negative(session, Shares(-counts.first, -counts.second))
     return _whole(triangle, n)
 
 
@@ -38,7 +38,7 @@ def exponents(n: int) -> tuple[int, ...]:
 
     As few as the bound on the counts allows, then those of the fewest products; none for n <= 2.
     """
-    largest = next(k for k in range(2, 65) if max(n, 2) ** k >= 1 << 64)
+    largest = next(k for k in range(2, 65) if max(n, 2) ** k >= 1 << 63)
     tests = 0
     while largest**tests < n - 1:
         tests += 1

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from triskele_server.mpc.arithmetic import add, bit_to_word, constant, truncate
-from triskele_server.mpc.boolean import sign_bit
+from triskele_server.mpc.arithmetic import add, constant, truncate
+from triskele_server.mpc.boolean import negative
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.mpc.truncation import multiply_truncated
 
@@ -86,7 +86,7 @@ def at_leading_pair(
         head = steps @ bits[: pairs * count].reshape(pairs, count)
         return torch.cat([head.flatten(), bits[pairs * count :]])
 
-    words = bit_to_word(session, sign_bit(session, compared), combine=looked_up)
+    words = negative(session, compared, combine=looked_up)
     results = [
         plus(session, each(lambda word, k=k: word[k * count : (k + 1) * count].reshape(x.shape), words), table[-1])
         for k, table in enumerate(tables)

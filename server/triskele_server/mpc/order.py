@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import torch
 
-from triskele_server.mpc.arithmetic import add, bit_to_word, constant, times_bit
-from triskele_server.mpc.boolean import sign_bit
+from triskele_server.mpc.arithmetic import add, constant, times_bit
+from triskele_server.mpc.boolean import negative, sign_bit
 from triskele_server.mpc.session import Session, Shares
 
 Stage = tuple[tuple[int, int], ...]  # comparators (low, high), which leave the smaller word at `low`
@@ -43,7 +43,7 @@ def smallest(session: Session, x: Shares, count: int) -> Shares:
     keys = add(keys, constant(session, torch.arange(n).expand(x.shape)))
     bound = at_place(session, keys, count - 1)
     above = _minus(Shares(bound.first.unsqueeze(-1), bound.second.unsqueeze(-1)), keys)
-    is_above = bit_to_word(session, sign_bit(session, above))
+    is_above = negative(session, above)
     return _minus(constant(session, torch.ones(x.shape, dtype=torch.int64)), is_above)
 
 

@@ -36,10 +36,6 @@ class CorrelatedRandomness:
         """This party's part of a fresh additive sharing of zero."""
         return _draw(self._next, shape, dtype) - _draw(self._previous, shape, dtype)
 
-    def zero_xor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """This party's part of a fresh XOR sharing of zero."""
-        return _draw(self._next, shape, dtype) ^ _draw(self._previous, shape, dtype)
-
     def with_next(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Words that only this party and the next one know."""
         return _draw(self._next, shape, dtype)

@@ -16,6 +16,7 @@ import torch
 
 from triskele.errors import TriskeleError
 from triskele_server.mpc import arithmetic, boolean, graph, order, roots, truncation
+from triskele_server.mpc.carry_tree import NARROW, WIDE
 from triskele_server.mpc.crypten_import import CrypTensor
 from triskele_server.mpc.session import Session, Shares
 
@@ -279,8 +280,7 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
 
     def _ltz(self) -> ReplicatedTensor:
         """1 where negative, else 0 (an integer tensor)."""
-        bits = boolean.sign_bit(self.session, self._tensor)
-        return self._like(arithmetic.bit_to_word(self.session, bits), 0)
+        return self._like(boolean.negative(self.session, self._tensor), 0)
 
     def where(self, condition: Any, other: Any) -> ReplicatedTensor:
         """self where the 0/1 `condition` is 1, else `other`."""
@@ -301,15 +301,23 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         difference = self._like(
             Shares(*(t[..., high] - t[..., low] for t in (self._tensor.first, self._tensor.second)))
         )
-        later_is_smaller = boolean.sign_bit(self.session, difference._tensor)
 
         def counted(part: torch.Tensor) -> torch.Tensor:
             square = part.new_zeros((*part.shape[:-1], n, n))
             square[..., low, high] = part
             return square.sum(-1) - square.sum(-2)
 
-        counts = arithmetic.bit_to_word(self.session, later_is_smaller, combine=counted)
+        counts = boolean.negative(self.session, difference._tensor, counted)
         return self._like(arithmetic.add(counts, arithmetic.constant(self.session, ordinal)), 0)
+
+    def rank_below(self, *bounds: int) -> ReplicatedTensor:
+        """Whether an element's rank (see `rank`) is below each of the bounds >= 0: 0 or 1, [bounds, ...]."""
+        n, rank = self._tensor.shape[-1], self.rank()
+        narrow = n < 1 << (NARROW - 1)
+        # Nothing ranks at n or above, so that a larger bound is as good as n.
+        words = rank.stack([rank - min(bound, n) for bound in bounds])._tensor
+        width = NARROW if narrow else WIDE
+        return self._like(boolean.negative(self.session, words, width=width), 0)
 
     def smallest(self, count: int) -> ReplicatedTensor:
         """1 at the `count` smallest elements along the last dimension (ties to the lower index), else 0.
@@ -319,7 +327,7 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         """
         if self._tensor.shape[-1] > RANKED:
             return self._like(order.smallest(self.session, self._tensor, count), 0)
-        return self.rank().lt(count)
+        return self.rank_below(count)[0]
 
     def max(self) -> ReplicatedTensor:
         """The largest element along the last dimension: n - 1 comparisons per row, 10 ceil(log2 n) rounds."""
@@ -335,10 +343,9 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
 
     def order_statistics(self, *positions: int) -> list[ReplicatedTensor]:
         """The elements at the given places of the ascending order of the last dimension."""
-        rank = self.rank()
-        bounds = torch.tensor(sorted({p + shift for p in positions for shift in (0, 1)}))
-        below = self.stack([rank] * len(bounds)).lt(bounds.reshape(-1, *[1] * rank.dim()))
-        place = {int(bound): i for i, bound in enumerate(bounds)}
+        bounds = sorted({p + shift for p in positions for shift in (0, 1)})
+        below = self.rank_below(*bounds)
+        place = {bound: i for i, bound in enumerate(bounds)}
         return [((below[place[p + 1]] - below[place[p]]) * self).sum(-1) for p in positions]
 
     # ---- roots -------------------------------------------------------------------------------------------------

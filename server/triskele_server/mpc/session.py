@@ -83,10 +83,21 @@ class Session:
         """Send a tensor to one party."""
         self.transport.send(peer, _label(label, tensor), _payload(tensor))
 
-    def receive(self, peer: PartyIndex, label: str, like: torch.Tensor) -> torch.Tensor:
-        """Receive a tensor of the shape and dtype of `like` from one party."""
-        self.transport.traffic.rounds += 1
+    def receive(self, peer: PartyIndex, label: str, like: torch.Tensor, *, ahead: bool = False) -> torch.Tensor:
+        """Receive a tensor of the shape and dtype of `like` from one party.
+
+        A party that is `ahead` waits for nobody before it sends this: no round of communication is counted.
+        """
+        self.transport.traffic.rounds += not ahead
         return _tensor(self.transport.receive(peer, _label(label, like), like.nbytes), like)
+
+    def receive_all(self, labels: dict[PartyIndex, str], like: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor of the shape and dtype of `like` from each of the named parties, all of them sent by now."""
+        self.transport.traffic.rounds += 1
+        return [
+            _tensor(self.transport.receive(peer, _label(label, like), like.nbytes), like)
+            for peer, label in labels.items()
+        ]
 
     # ---- opening -----------------------------------------------------------------------------------------------
 

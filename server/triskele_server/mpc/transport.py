@@ -25,7 +25,7 @@ class Frame:
 
 @dataclass
 class Traffic:
-    """What one party has sent: `rounds` of communication (steps that waited for a peer) and payload bytes."""
+    """What one party has sent, and `rounds` of communication: steps that waited for a peer that waits, too."""
 
     rounds: int = 0
     bytes_sent: int = 0

@@ -18,7 +18,7 @@ from triskele_server.party.rows import Rows
 from triskele_server.rules.pipeline import Pipeline, Stage
 from triskele_server.rules.registry import CoordinateSum
 
-_COMPARISONS = 1 << 18  # at a time: some 10 MB per party
+_COMPARISONS = 1 << 18  # at a time: some 20 MB per party
 
 
 def run_coordinate_wise(

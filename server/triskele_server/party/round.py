@@ -154,7 +154,7 @@ def run_round(
 
     def gram() -> ReplicatedTensor:
         part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
-        shared = ReplicatedTensor(arithmetic.reshare(session, "gram", torch.from_numpy(part)), session, places)
+        shared = ReplicatedTensor(arithmetic.reshare_at_once(session, "gram", torch.from_numpy(part)), session, places)
         on_step("gram")
         return shared
 

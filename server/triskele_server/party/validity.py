@@ -13,6 +13,7 @@ from triskele.errors import PartyFault
 from triskele.task import FRACTION_BITS
 from triskele_server.linear.sketch import Sketch, project
 from triskele_server.mpc import arithmetic, boolean
+from triskele_server.mpc.carry_tree import NARROW
 from triskele_server.mpc.session import Session, Shares
 
 PROJECTIONS = 64
@@ -35,7 +36,7 @@ def check(
     projected = Shares(*(torch.from_numpy(project(z.numpy(), vectors)) for z in (sketches.first, sketches.second)))
     both = sketches.first + sketches.second
     squares = (both * both - sketches.second * sketches.second).sum(-1, keepdim=True)
-    norms = arithmetic.reshare(session, "norms", squares)
+    norms = arithmetic.reshare_at_once(session, "norms", squares)
     norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * FRACTION_BITS) // 100
     tested = [
         _plus(session, projected, PROJECTION_BOUND),
@@ -46,8 +47,8 @@ def check(
         column = Shares(weights.first.unsqueeze(-1), weights.second.unsqueeze(-1))
         tested += [column, _plus(session, _negated(column), max_weight)]
     words = Shares(torch.cat([t.first for t in tested], -1), torch.cat([t.second for t in tested], -1))
-    invalid = boolean.any_bit(session, boolean.sign_bit(session, words))
-    valid = arithmetic.bit_to_word(session, boolean.flipped(session, invalid))
+    wrong = boolean.negative(session, words, lambda bits: bits.sum(-1))  # a hundred or so at most: narrow
+    valid = boolean.negative(session, _plus(session, wrong, -1), width=NARROW)
     opened = session.open(valid, "valid").numpy()
     if not np.isin(opened, (0, 1)).all():
         raise PartyFault("a validity bit opened to something else than 0 or 1: a party does not follow the protocol")

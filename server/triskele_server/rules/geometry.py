@@ -37,8 +37,7 @@ def median_squared_norms(gram: ReplicatedTensor) -> tuple[ReplicatedTensor, Repl
     rows = norms.size(0)
     middle = (rows - 1) // 2, rows // 2
     bounds = sorted({*middle, *(place + 1 for place in middle)})
-    rank = norms.rank()
-    compared = rank.stack([rank - bound for bound in bounds]).lt(0)
+    compared = norms.rank_below(*bounds)
     below = {bound: compared[k] for k, bound in enumerate(bounds)}
     found = (norms.stack([below[place + 1] - below[place] for place in middle]) * norms).sum(-1)
     return found[0], found[1], -below[(rows + 1) // 2] + 1

@@ -29,6 +29,5 @@ def trimmed_mean(columns: ReplicatedTensor, *, num_malicious_nodes: int = 0) -> 
     """The mean of each row of integers [coordinates, n] without its f smallest and its f largest values."""
     rows = columns.size(-1)
     trimmed = min(num_malicious_nodes, (rows - 1) // 2)
-    rank = columns.rank()
-    kept = rank.lt(rows - trimmed) - rank.lt(trimmed)
-    return CoordinateSum((columns * kept).sum(-1), rows - 2 * trimmed)
+    below = columns.rank_below(trimmed, rows - trimmed)
+    return CoordinateSum((columns * (below[1] - below[0])).sum(-1), rows - 2 * trimmed)

@@ -13,7 +13,7 @@ from triskele_server.rules.registry import SCALE_BITS, Rule, ceil_log2, find
 BUCKETING = "bucketing"
 MAX_BUCKET_SIZE = 8  # rows averaged in one bucket: two sizes' least common multiple stays below 2^6
 MAX_DIVISOR_BITS = 6
-MAX_COMPARISONS = 10**7  # secret comparisons of a coordinate-wise rule in one round: about 330 MB sent per party
+MAX_COMPARISONS = 10**7  # secret comparisons of a coordinate-wise rule in one round: about 220 MB sent per party
 
 
 @dataclass(frozen=True)

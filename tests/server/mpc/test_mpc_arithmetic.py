@@ -125,11 +125,10 @@ def test_each_pairwise_key_is_known_to_two_parties_and_streams_stay_in_step():
 
     def run(session: Session) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (3,)
-        session.randomness.zero_xor(shape, torch.uint8)
-        session.randomness.zero_xor(shape, torch.int16)
+        boolean.negative(session, arithmetic.constant(session, torch.ones(shape, dtype=torch.int64)))
         arithmetic.deal(session, "v", torch.ones(shape, dtype=torch.int64) if session.party == 0 else None,
                         torch.empty(shape, dtype=torch.int64))  # fmt: skip
-        session.randomness.zero_xor(shape, torch.int32)
+        boolean.negative(session, arithmetic.constant(session, torch.ones(boolean.ROTATED, dtype=torch.int64)))
         session.randomness.zero_sum(shape)
         return session.randomness.with_previous((4,), torch.int64), session.randomness.with_next((4,), torch.int64)
 

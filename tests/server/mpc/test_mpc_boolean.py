@@ -1,6 +1,8 @@
-"""Boolean shares: comparisons on the full 64-bit range, bit decomposition, leading bits."""
+"""Comparisons on the full range of wide and narrow words, alone and in batches of every size."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,16 +14,17 @@ from three_parties import (
     MIN,
     at_three_parties,
     on_bits,
+    on_shares,
     random_words,
     reconstruct,
     reconstruct_bits,
     share,
-    share_bits,
 )
 
 from triskele_server.mpc import boolean
-from triskele_server.mpc.arithmetic import bit_to_word
-from triskele_server.mpc.session import Session
+from triskele_server.mpc.arithmetic import bit_to_word, constant
+from triskele_server.mpc.carry_tree import NARROW, WIDE
+from triskele_server.mpc.session import Session, Shares
 
 EDGES = [0, 1, -1, MAX, MIN, MIN + 1, MAX - 1, 1 << 62, -(1 << 62), *(1 << p for p in range(63))]
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,71 +49,92 @@ def test_top_bit_of_any_two_summands(pairs):
     b = torch.cat([b[:-5], torch.tensor([1, MAX, 1, MIN, 0x2AAAAAAAAAAAAAAA])])
 
     def run(session: Session):
-        known = (a, None) if session.party == 0 else (None, b)
-        return boolean.top_bit_of_sum(session, *known, torch.empty_like(a))
+        return boolean.top_bit_of_sum(session, a if session.party == 0 else b)
 
     assert torch.equal(reconstruct_bits(at_three_parties(run)), (a + b < 0).to(torch.uint8))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 130, 131])
-def test_any_bit_is_set(count):
-    rng = np.random.default_rng(count)
-    rows = np.zeros((5, count), np.uint8)
-    rows[1, 0] = rows[2, -1] = rows[3, count // 2] = 1
-    rows[4] = rng.integers(0, 2, count)
-    shared = share_bits(rows)
-    result = at_three_parties(lambda s: boolean.any_bit(s, shared[s.party]))
-    assert reconstruct_bits(result).tolist() == rows.any(1).astype(int).tolist()
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_carries_start_run_and_stop_at_every_place(width):
+    """From each bit on, up to each bit, a carry runs through; next to it stands one that does not."""
+    a, b = [], []
+    for low in range(width):
+        for high in range(low, width):
+            ones = (1 << (high + 1)) - (1 << low)
+            a += [ones, ones, ones ^ 1 << (low + high) // 2]
+            b += [1 << low, 1 << low >> 1, 1 << low]
+    first, third = (torch.from_numpy(np.array(words, np.uint64).view(np.int64)) for words in (a, b))
+    noise = random_words((len(a),))
+    parts = [first - noise, noise, third]
+    shared = [boolean.Shares(parts[i], parts[(i + 1) % 3]) for i in range(3)]
+    result = at_three_parties(lambda s: boolean.negative(s, shared[s.party], width=width))
+    expected = (first + third) >> (width - 1) & 1
+    assert torch.equal(reconstruct(result), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
-def test_conjunction_of_every_word_size(dtype):
-    parts = [[(random_words((50,)) >> 3).to(dtype) for _ in range(3)] for _ in range(2)]
-    expected = (parts[0][0] ^ parts[0][1] ^ parts[0][2]) & (parts[1][0] ^ parts[1][1] ^ parts[1][2])
-
-    def run(session: Session):
-        x, y = (boolean.Shares(p[session.party], p[(session.party + 1) % 3]) for p in parts)
-        return boolean.conjunction(session, x, y)
-
-    assert torch.equal(reconstruct_bits(at_three_parties(run)), expected)
+def test_narrow_comparisons_are_right_for_every_narrow_word():
+    entries = torch.arange(-(1 << 15), 1 << 15)
+    result = on_shares(lambda s, x: boolean.negative(s, x, width=NARROW), entries)
+    assert torch.equal(result, (entries < 0).long())
 
 
-def test_flipped_bits():
-    shared = share_bits([0, 1, 1])
-    assert reconstruct_bits(at_three_parties(lambda s: boolean.flipped(s, shared[s.party]))).tolist() == [1, 0, 0]
+@pytest.mark.parametrize("count", [0, 1, boolean.ROTATED - 1, boolean.ROTATED, boolean.ROTATED + 1])
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_batches_of_every_size_whoever_deals(count, width):
+    entries = random_words((count,)) >> (64 - width)
+    result = on_shares(lambda s, x: boolean.negative(s, x, width=width), entries)
+    assert torch.equal(result, (entries < 0).long())
 
 
-def test_a_comparison_takes_eight_rounds_and_25_bytes_a_word():
-    """What the module promises."""
-    count = 1000
+def test_counts_of_negative_words_by_row():
+    for rows in (3, 300):
+        entries = random_words((rows, 80))
+        result = on_shares(lambda s, x: boolean.negative(s, x, lambda bits: bits.sum(-1)), entries)
+        assert torch.equal(result, (entries < 0).sum(-1))
+
+
+def _cost(program: Callable[[Session, Shares], object], count: int) -> list[tuple[int, int]]:
+    """Bytes sent and steps that waited for a peer, by party."""
     shared = share(random_words((count,)))
 
     def run(session: Session) -> tuple[int, int]:
-        before = session.transport.traffic.bytes_sent, session.transport.traffic.rounds
-        boolean.sign_bit(session, shared[session.party])
-        after = session.transport.traffic
-        return after.bytes_sent - before[0], after.rounds - before[1]
+        traffic = session.transport.traffic
+        before = traffic.bytes_sent, traffic.rounds
+        program(session, shared[session.party])
+        return traffic.bytes_sent - before[0], traffic.rounds - before[1]
 
-    results = at_three_parties(run)
-    assert [sent for sent, _ in results] == [25 * count] * 3
-    assert max(rounds for _, rounds in results) == 8
+    return at_three_parties(run)
 
 
-@pytest.mark.parametrize("produced", ["any_bit", "conjunction", "sign_bit", "flipped"])
-def test_one_bit_results_convert_to_words(produced):
+def test_party_0_waits_for_nobody_and_the_others_exchange_six_bytes_a_word():
+    """What the module promises."""
+    assert _cost(boolean.sign_bit, 1000) == [(46_000, 0), (6_000, 3), (6_000, 3)]
+
+
+def test_bits_as_words_take_one_exchange_more():
+    narrow = _cost(lambda s, x: boolean.negative(s, x, width=NARROW), 1000)
+    assert narrow == [(18_000, 0), (2_000 + 8_000, 3), (2_000 + 8_000, 3)]
+    wide = _cost(lambda s, x: boolean.negative(s, x, lambda bits: bits.sum().reshape(1)), 1000)
+    assert wide == [(54_000, 0), (6_008, 4), (6_008, 4)]
+
+
+def test_large_batches_cost_every_party_the_same():
+    count = 3 * boolean.ROTATED
+    sent = [s for s, _ in _cost(lambda s, x: boolean.negative(s, x, lambda bits: bits.sum().reshape(1)), count)]
+    assert sent == [count * (54 + 6 + 6) // 3 + extra for extra in (16, 8, 8)]
+
+
+def test_bits_convert_to_words():
     """Masks leave junk in the higher bits of a byte's shares, which cancels in the XOR but not in an addition."""
-    rows = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]] * 25, np.uint8)
-    shared, words = share_bits(rows), share(rows.astype(np.int64) - 1)
+    entries = torch.tensor([-1, 0, 1, MIN, MAX] * 20)
+    result = on_shares(lambda s, x: bit_to_word(s, boolean.sign_bit(s, x)), entries)
+    assert torch.equal(result, (entries < 0).long())
 
-    def run(session: Session):
-        mine = shared[session.party]
-        bits = {
-            "any_bit": lambda: boolean.any_bit(session, mine),
-            "conjunction": lambda: boolean.conjunction(session, mine, mine),
-            "sign_bit": lambda: boolean.sign_bit(session, words[session.party]),
-            "flipped": lambda: boolean.flipped(session, boolean.any_bit(session, mine)),
-        }[produced]()
-        return bit_to_word(session, bits)
 
-    expected = {"any_bit": rows.any(1), "conjunction": rows, "sign_bit": rows == 0, "flipped": ~rows.any(1)}[produced]
-    assert reconstruct(at_three_parties(run)).tolist() == expected.astype(int).tolist()
+def test_masks_are_drawn_anew_for_every_comparison():
+    def run(session: Session) -> list[Shares]:
+        return [boolean.sign_bit(session, constant(session, torch.zeros(64).long())) for _ in range(2)]
+
+    for once, again in at_three_parties(run):
+        assert (once.first != again.first).any()
+        assert (once.second != again.second).any()

@@ -25,6 +25,7 @@ from three_parties import (
 )
 
 from triskele_server.mpc import arithmetic, boolean, graph, order
+from triskele_server.mpc.carry_tree import NARROW
 from triskele_server.mpc.randomness import CorrelatedRandomness
 from triskele_server.mpc.session import Session, Shares
 
@@ -145,13 +146,13 @@ def _cost(program: Callable[[Session, Shares], object], words: object) -> tuple[
 
 
 def test_the_largest_takes_one_comparator_for_each_further_element():
-    assert _cost(order.maximum, random_words((5, 100)) >> 2) == (5 * 99 * (25 + 16), 7 * 10)
+    assert _cost(order.maximum, random_words((5, 100)) >> 2) == (5 * 99 * (46 + 16), 7 * 4)
 
 
 def test_a_row_of_256_is_selected_from_with_a_tenth_of_the_bytes_of_all_pairs():
     sent, rounds = _cost(lambda s, x: order.smallest(s, x, 128), torch.arange(256))
-    assert (sent, rounds) == (3197 * (25 + 16) + 256 * (25 + 8), 36 * 10 + 10)
-    assert sent < 256 * 255 // 2 * 33 / 7
+    assert (sent, rounds) == (3197 * (46 + 16) + 256 * (46 + 8), 36 * 4 + 4)
+    assert sent < 256 * 255 // 2 * 54 / 7
 
 
 @pytest.mark.parametrize("shape", [(0,), (7,), (3, 5)])
@@ -183,9 +184,11 @@ def _path(session: Session) -> None:
 OPERATIONS: dict[str, Callable[[Session], object]] = {
     "largest": lambda s: order.maximum(s, arithmetic.constant(s, torch.zeros(COUNT, 4, dtype=torch.int64))),
     "smallest": lambda s: order.smallest(s, arithmetic.constant(s, torch.zeros(COUNT, 4, dtype=torch.int64)), 2),
-    "zero": lambda s: boolean.is_zero(s, arithmetic.constant(s, torch.zeros(COUNT, dtype=torch.int64))),
+    "negative": lambda s: boolean.negative(s, arithmetic.constant(s, torch.zeros(5 * COUNT, dtype=torch.int64))),
+    "narrow": lambda s: boolean.negative(s, arithmetic.constant(s, torch.zeros(COUNT).long()), width=NARROW),
     "truncation": lambda s: arithmetic.truncate(s, arithmetic.constant(s, torch.zeros(COUNT, dtype=torch.int64)), 20),
     "product": lambda s: arithmetic.multiply(s, *[arithmetic.constant(s, torch.ones(COUNT, dtype=torch.int64))] * 2),
+    "parts": lambda s: arithmetic.reshare_at_once(s, "parts", torch.ones(COUNT, dtype=torch.int64)),
     "closure": _path,
 }
 
@@ -220,14 +223,20 @@ def test_every_frame_is_uniform_to_its_receiver(operation):
     assert _largest_deviation(operation) < SIGMAS
 
 
-@pytest.mark.parametrize("operation", ["largest", "truncation", "closure"])
+@pytest.mark.parametrize("operation", ["truncation", "product", "closure"])
 def test_unmasked_exchanges_of_parties_1_and_2_are_found(operation, monkeypatch):
     zero = torch.zeros_like
     monkeypatch.setattr(arithmetic, "_drawn_share", lambda _, like: Shares(zero(like), zero(like)))
     assert _largest_deviation(operation) > SIGMAS
 
 
-@pytest.mark.parametrize("operation", ["product", "closure"])
-def test_unmasked_products_are_found(operation, monkeypatch):
-    monkeypatch.setattr(CorrelatedRandomness, "zero_sum", lambda _, shape: torch.zeros(shape, dtype=torch.int64))
+@pytest.mark.parametrize("operation", ["largest", "smallest", "negative", "narrow", "closure"])
+@pytest.mark.parametrize("mask", ["with_next", "with_previous"])
+def test_unmasked_comparisons_are_found(operation, mask, monkeypatch):
+    monkeypatch.setattr(CorrelatedRandomness, mask, lambda _, shape, dtype: torch.zeros(shape, dtype=dtype))
     assert _largest_deviation(operation) > SIGMAS
+
+
+def test_unmasked_parts_are_found(monkeypatch):
+    monkeypatch.setattr(CorrelatedRandomness, "zero_sum", lambda _, shape: torch.zeros(shape, dtype=torch.int64))
+    assert _largest_deviation("parts") > SIGMAS

@@ -59,15 +59,15 @@ def test_what_a_party_receives_is_uniform_whatever_the_value(word):
     part_of = {}
     for party, transport in enumerate(transports):
         for sender, frame in transport.frames:
-            if frame.label.startswith(("part", "rest-top", "quotient")):
+            if frame.label.startswith(("part", "shift")):
                 received = np.frombuffer(frame.payload, np.int64)
                 _assert_uniform(received)
-                part_of[frame.label.split(":")[0], int(sender), party] = received
-    assert set(part_of) == {
-        ("part", 0, 1), ("part", 1, 0), ("rest-top", 2, 0), ("quotient", 0, 2), ("quotient", 1, 0), ("quotient", 2, 1),
-    }  # fmt: skip
-    # What parties 0 and 1 both know in the end.
-    _assert_uniform(part_of["part", 0, 1] + part_of["part", 1, 0])
+                part_of.setdefault((frame.label.split(":")[0], int(sender), party), []).append(received)
+    exchanged = {(label, sender, 3 - sender) for label in ("part", "shift") for sender in (1, 2)}
+    assert set(part_of) == exchanged | {("part", 0, 2), ("shift", 0, 2), ("shift-top", 0, 2)}
+    # What parties 1 and 2 both know in the end.
+    for label in ("part", "shift"):
+        _assert_uniform(part_of[label, 1, 2][0] + part_of[label, 2, 1][0])
 
 
 def _assert_uniform(words: np.ndarray) -> None:
@@ -76,15 +76,14 @@ def _assert_uniform(words: np.ndarray) -> None:
     assert np.abs(ones - 0.5).max() < 6 * 0.5 / len(words) ** 0.5
 
 
-def test_a_truncated_product_takes_two_rounds_and_sixteen_bytes():
+def test_a_truncated_product_takes_two_exchanges_of_parties_1_and_2():
     def run(session: Session) -> tuple[int, int]:
         traffic = session.transport.traffic
         rounds, sent = traffic.rounds, traffic.bytes_sent
         truncation.reshare_truncated(session, torch.zeros(1000, dtype=torch.int64), 20)
         return traffic.rounds - rounds, traffic.bytes_sent - sent
 
-    # Party 0 waits for both others in the first round.
-    assert at_three_parties(run) == [(3, 16_000), (2, 16_000), (1, 16_000)]
+    assert at_three_parties(run) == [(0, 24_000), (2, 16_000), (2, 16_000)]
 
 
 def test_shares_of_the_same_quotient_are_new_every_time():
