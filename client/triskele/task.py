@@ -14,6 +14,7 @@ from typing import Any, Literal
 from triskele.errors import Forbidden, InvalidTask
 from triskele.ids import ParticipantId, TaskDigest, TaskName, checked_name
 from triskele.limits import DEFAULT_LIMITS
+from triskele.privacy import Privacy
 
 FORMAT = "triskele/v1/task"
 FRACTION_BITS = 20
@@ -43,7 +44,8 @@ class TaskSpec:
     is the participant whose update is FLTrust's root. `participants` are the only ones who may take part, the root
     among them (none named: everybody whom the federation certified). `max_weight` is the largest example weight (0:
     the task is unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
-    `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated.
+    `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated. `privacy` (or its table) is the
+    noise that the parties add to the aggregate; None adds none.
     """
 
     name: TaskName
@@ -60,6 +62,7 @@ class TaskSpec:
     max_rows: int = 128
     min_accepted: int = 2
     model_dimension: int = 0
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.name, "task name")
@@ -68,6 +71,7 @@ class TaskSpec:
         object.__setattr__(self, "participants", self._checked_participants())
         object.__setattr__(self, "rule", self._checked_stages())
         object.__setattr__(self, "rule_options", _checked_options(self.rule_options))
+        object.__setattr__(self, "privacy", Privacy.of(self.privacy))
         if isinstance(self.clip_norm, int):
             object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
@@ -180,8 +184,10 @@ class TaskSpec:
             )
 
     def canonical(self) -> bytes:
-        """The task as canonical JSON: sorted keys, no white space, floats as C99 hexadecimal."""
-        content = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        """The task as canonical JSON: sorted keys, no white space, floats as C99 hexadecimal; no `privacy` if None."""
+        content = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "privacy"}
+        if self.privacy is not None:
+            content["privacy"] = self.privacy.canonical()
         return json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property
@@ -202,6 +208,8 @@ class TaskSpec:
             content["rule_options"] = _restored(content["rule_options"])
             content["rule"] = tuple(content["rule"])
             content["participants"] = tuple(content["participants"])
+            if "privacy" in content:
+                content["privacy"] = Privacy.from_canonical(content["privacy"])
             spec = cls(**content)
         except InvalidTask:
             raise

@@ -45,6 +45,13 @@ _POISONING: Final = Panel(
     [(f"triskele_coordinator_poisoning_ratio{{{ME}}}", "{{task}}")],
     most=1,
 )
+_PRIVACY: Final = Panel(
+    "Privacy spent, by task",
+    "Epsilon that a task's rounds have spent of its budget_epsilon, at the task's delta. Tasks without noise, or whose "
+    "noise guarantees nothing (docs/privacy.md), do not appear; 0 if there is no other.",
+    "short",
+    [(f"triskele_coordinator_privacy_epsilon_spent{{{ME}}} or on() vector(0)", "{{task}}")],
+)
 _CERTIFICATES: Final = Panel(
     "Certificates end in",
     "Time left of each member's certificate and of the authority's. Renew the first with cert-manager or `triskele "
@@ -120,6 +127,7 @@ OVERVIEW: Final = Dashboard(
                 _PHASES,
                 _COHORT,
                 _POISONING,
+                _PRIVACY,
                 _FAILURES,
             ],
         ),

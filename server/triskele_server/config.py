@@ -102,6 +102,9 @@ class PolicyTable(_Table):
     decisions: tuple[Decisions, ...] = ("public", "hidden")
     max_dimension: int = Field(DEFAULT_LIMITS.max_dimension, ge=1)
     max_participants: int = Field(DEFAULT_LIMITS.max_participants, ge=2)
+    min_noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False)  # above 0: no task without noise
+    max_epsilon: float | None = Field(None, gt=0, allow_inf_nan=False)  # set: no task without a guarantee
+    max_delta: float = Field(1e-5, gt=0, lt=1)  # beside max_epsilon
 
 
 class PartyConfig(_Table):

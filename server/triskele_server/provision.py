@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +126,7 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
     }
     content |= {} if spec.root is None else {"root": spec.root}
     content |= {"participants": list(spec.participants)} if spec.participants else {}
+    content |= {} if spec.privacy is None else {"privacy": asdict(spec.privacy)}
     path = folder / f"{spec.name}.toml"
     try:
         _write(path, toml_text(content).encode())

@@ -18,6 +18,7 @@ from triskele.errors import InvalidUpdate, PartyFault, TriskeleError
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, TaskName, held_shares
 from triskele.keystream import KeyStream
 from triskele.manifest import ManifestDigest
+from triskele.privacy import Privacy
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.task import FRACTION_BITS, Decisions, Gram, RuleOption, TaskSpec
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
@@ -62,6 +63,7 @@ def simulate(
     previous: ArrayLike | None = None,
     max_rows: int = 128,
     transports: Sequence[Transport] | None = None,
+    privacy: Privacy | None = None,
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 
@@ -96,6 +98,7 @@ def simulate(
         max_participants=max(len(rows), 2),
         max_rows=max_rows,
         min_accepted=min_accepted,
+        privacy=privacy,
     )
     if start is not None and l2_norm(start) > _LONGEST * spec.clip_norm:
         raise InvalidUpdate(f"previous is longer than {_LONGEST} clip norms: no round gives such an aggregate")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from triskele.errors import InvalidTask, PartyFault
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
+from triskele_server.privacy import BUDGET_SPENT, NOTHING_OPENED
 from triskele_server.round_state import RoundState, has_ended
 
 COORDINATOR = "coordinator"
@@ -150,6 +151,16 @@ class RoundRecord:
     def ended(self) -> bool:
         """Whether nothing can change the round any more."""
         return has_ended(self.state)
+
+    @property
+    def may_have_opened(self) -> bool:
+        """Whether something that depends on updates was opened, or may have been: the round counts as spent."""
+        return bool(self.sealed) and (self.blame is None or self.blame.reason not in NOTHING_OPENED)
+
+    @property
+    def ends_task(self) -> bool:
+        """Whether no further round of the task can be run: its privacy budget is spent."""
+        return self.blame is not None and self.blame.reason == BUDGET_SPENT
 
 
 class Admission(NamedTuple):

@@ -33,11 +33,13 @@ from triskele_server.coordinator.parties import (
 )
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
-from triskele_server.coordinator.rounds import Blame, Outcome, PartyStatus, RoundId, RoundRecord, Terms
+from triskele_server.coordinator.rounds import COORDINATOR, Blame, Outcome, PartyStatus, RoundId, RoundRecord, Terms
 from triskele_server.coordinator.schedule import Expire, GiveUp, KeepOpen, Seal, decide, decide_without, tally
 from triskele_server.coordinator.store import Store
 from triskele_server.metrics import coordinator as metrics
+from triskele_server.privacy import BUDGET_SPENT, affordable_rounds, epsilon, spent_text
 from triskele_server.round_state import RoundEvent, RoundState, least_advanced, progress
+from triskele_server.rules.noise import no_claim
 
 OUTPUT_NOT_SERVED = "output_not_served"  # no party hands out the words whose digest all three named
 _STORE_SECONDS = (0.05, 0.5)  # at least and at most, before the store is tried again
@@ -96,6 +98,8 @@ class TaskRunner:
         if last is not None and not last.ended:
             metrics.ROUNDS.resume(last.id, last.state)
             return last.id
+        if last is not None and last.ends_task:
+            return None
         number = 1 if last is None else last.id.number + 1
         return RoundId(self._spec.digest, RoundNumber(number)) if number <= rounds else None
 
@@ -107,6 +111,7 @@ class TaskRunner:
             return
         missing, waiting = set(PARTIES), Waiting(self._pace)
         try:
+            self._check_budget(id_)
             while missing:
                 answers = await self._parties.ask(lambda p: p.open_round(self._spec, id_.number), missing)
                 statuses(answers)
@@ -119,6 +124,16 @@ class TaskRunner:
         if stored is None:
             self._store.open_round(id_, self._terms, self._clock())
             self._entered(id_, RoundState.OPEN)
+
+    def _check_budget(self, id_: RoundId) -> None:
+        """Raise RoundFailed if one round more would spend more than the task's privacy budget; parties count, too."""
+        privacy = self._spec.privacy
+        if privacy is not None and (spent := self._opened_rounds(id_)) >= affordable_rounds(privacy):
+            raise RoundFailed(BUDGET_SPENT, COORDINATOR, spent_text(privacy, spent))
+
+    def _opened_rounds(self, but: RoundId | None = None) -> int:
+        """Rounds of the task that were sealed, unless they ended before anything could be opened."""
+        return sum(record.may_have_opened and record.id != but for record in self._store.rounds(self._spec.digest))
 
     async def _collect(self, id_: RoundId) -> bool:
         """Wait for uploads; returns whether the round was sealed (True) or has expired."""
@@ -218,6 +233,8 @@ class TaskRunner:
         """Tell the metrics, the log and the watchers."""
         record = self._store.round(id_)
         metrics.count_state(record, self._spec)
+        if self._spec.privacy is not None and record.ended and not no_claim(self._spec):
+            metrics.EPSILON_SPENT.labels(self._spec.name).set(epsilon(self._spec.privacy, self._opened_rounds()))
         why = {} if record.blame is None else {"reason": record.blame.reason, "who": record.blame.who}
         self._log.info(
             "round_state",

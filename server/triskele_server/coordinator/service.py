@@ -165,7 +165,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         if digest not in self._served:
             return True
         last = self._store.last_round(digest)
-        return last is not None and last.ended and last.id.number >= self._store.task(digest).rounds
+        if last is None or not last.ended:
+            return False
+        return last.ends_task or last.id.number >= self._store.task(digest).rounds
 
     def _task_view(self, task: StoredTask) -> coordinator_pb2.TaskView:
         last = self._store.last_round(task.spec.digest)

@@ -32,6 +32,11 @@ POISONING: Final = Gauge(
     "Share of the last released round's submissions that were invalid or not accepted, from opened values",
     ["task"],
 )
+EPSILON_SPENT: Final = Gauge(
+    "triskele_coordinator_privacy_epsilon_spent",
+    "Epsilon that the task's rounds have spent at the task's delta; only of tasks whose noise carries a guarantee",
+    ["task"],
+)
 ATTEMPTS: Final = Counter("triskele_coordinator_attempts_total", "Attempts at rounds' computations", ["kind"])
 PARTY_REACHABLE: Final = Gauge(
     "triskele_coordinator_party_reachable",
@@ -48,7 +53,7 @@ FAILURES: Final = frozenset(
         *("attempts_exhausted", "no_progress", "not_enough_submissions", "out_of_step", "outcome_invalid"),
         *("outcomes_differ", "output_not_served", "party_broke_protocol", "party_refused", "party_unreachable"),
         *("ended_by_coordinator", "internal_error", "party_fault", "root_missing", "rule_failed", "shares_lost"),
-        *("store_damaged", "too_few_accepted", "too_few_submissions"),
+        *("store_damaged", "too_few_accepted", "too_few_submissions", "privacy_budget_spent"),
     )
 )
 REFUSALS: Final = frozenset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,24 @@ class CheckedTask:
             "max_rows": spec.max_rows,
             "min_accepted": spec.min_accepted,
             "model_dimension": spec.model_dimension,
+            "privacy": _privacy(spec),
             "schedule": self.task.schedule.model_dump(),
             "opens": list(self.openings),
             "upload_bytes_per_participant": 2 * 8 * spec.length,
         }
+
+
+def _privacy(spec: TaskSpec) -> dict[str, Any] | None:
+    """The task's noise, for how many rounds its budget is enough, and why it guarantees nothing if it does not."""
+    from triskele_server.privacy import affordable_rounds  # noqa: PLC0415  scipy: only where there is noise
+    from triskele_server.rules.noise import no_claim  # noqa: PLC0415  loads the rules' code
+
+    if spec.privacy is None:
+        return None
+    return asdict(spec.privacy) | {
+        "affordable_rounds": affordable_rounds(spec.privacy),
+        "no_claim_because": no_claim(spec),
+    }
 
 
 def checked(task: ScheduledTask) -> CheckedTask:

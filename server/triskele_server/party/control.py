@@ -15,6 +15,7 @@ import structlog
 from triskele.errors import Conflict, InvalidTask, PartyFault, PeerLost, RoundFailed, WrongState
 from triskele.ids import RoundNumber, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS
+from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
@@ -26,6 +27,7 @@ from triskele_server.party.policy import check_task
 from triskele_server.party.records import Blame, RoundRecord, Submission, Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles, size_of
 from triskele_server.party.store import PartyStore
+from triskele_server.privacy import BUDGET_SPENT, affordable_rounds, spent_text
 from triskele_server.release.output_file import write_previous
 from triskele_server.round_state import RoundEvent, RoundState, has_ended
 
@@ -78,11 +80,18 @@ class RoundControl:
         await asyncio.to_thread(self._recover)
 
     async def open(self, canonical: bytes, number: RoundNumber) -> RoundStatus:
-        """Open a round of a task that this party's policy allows; idempotent. Raises InvalidTask or Forbidden."""
+        """Open a round of a task that this party's policy allows; idempotent. Raises InvalidTask or Forbidden.
+
+        A round that the task's privacy budget is not enough for ends at once, before anybody uploads.
+        """
         spec = TaskSpec.from_canonical(canonical)
         await asyncio.to_thread(check_task, spec, self._config.policy)
         key = RoundKey(spec.digest, number)
-        await asyncio.to_thread(self._store.open_round, key, canonical)
+        record = await asyncio.to_thread(self._store.open_round, key, canonical)
+        if record.state is RoundState.OPEN and spec.privacy is not None:
+            spent = await asyncio.to_thread(self._store.opened_rounds, key)
+            if spent >= await asyncio.to_thread(affordable_rounds, spec.privacy):
+                await self._refuse_spending(key, spec.privacy)
         return await self.status(key)
 
     async def status(self, key: RoundKey) -> RoundStatus:
@@ -123,10 +132,16 @@ class RoundControl:
         """Start an attempt at a sealed round, giving up an earlier one; of an old number only the status is told."""
         if attempt < 1:
             raise InvalidTask("run: attempts are numbered from 1")
-        if await asyncio.to_thread(self._store.start_attempt, key, attempt):
+        privacy = TaskSpec.from_canonical((await asyncio.to_thread(self._store.round, key)).canonical).privacy
+        affordable = None if privacy is None else await asyncio.to_thread(affordable_rounds, privacy)
+        if await asyncio.to_thread(self._store.start_attempt, key, attempt, affordable):
             await self._give_up(key)
             job = await asyncio.to_thread(self._job, key, attempt)
             self._running[key] = asyncio.create_task(self._compute(key, job))
+        elif privacy is not None:  # rounds that were open side by side: the last ones do not fit the budget any more
+            record = await asyncio.to_thread(self._store.round, key)
+            if record.state is RoundState.SEALED and record.attempt == 0:
+                await self._refuse_spending(key, privacy)
         return await self.status(key)
 
     async def output(self, key: RoundKey) -> Path:
@@ -171,6 +186,11 @@ class RoundControl:
         if running is not None:
             running.cancel()
             await asyncio.wait([running])
+
+    async def _refuse_spending(self, key: RoundKey, privacy: Privacy) -> None:
+        spent = await asyncio.to_thread(self._store.opened_rounds, key)
+        text = await asyncio.to_thread(spent_text, privacy, spent)
+        await self._end(key, RoundEvent.FAIL, Blame(BUDGET_SPENT, self._who, text))
 
     async def _compute(self, key: RoundKey, job: RoundJob) -> None:
         def on_phase(state: RoundState) -> None:

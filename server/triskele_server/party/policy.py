@@ -24,6 +24,30 @@ def check_task(spec: TaskSpec, policy: PolicyTable) -> None:
             spec, "max_participants", f"{spec.max_participants} is above this party's {policy.max_participants}"
         )
     check_rule(spec)
+    _check_privacy(spec, policy)
+
+
+def _check_privacy(spec: TaskSpec, policy: PolicyTable) -> None:
+    """The floor below which this party adds no updates up: an operator's promise to its own people."""
+    from triskele_server.rules.noise import no_claim  # noqa: PLC0415  loads the rules' code, not for `--help`
+
+    noise = 0.0 if spec.privacy is None else spec.privacy.noise_multiplier
+    if noise < policy.min_noise_multiplier:
+        raise _refused(
+            spec,
+            "min_noise_multiplier",
+            f"the task's noise multiplier {noise:g} is below this party's {policy.min_noise_multiplier:g}",
+        )
+    if policy.max_epsilon is None:
+        return
+    if spec.privacy is None or (reason := no_claim(spec)):
+        why = "the task adds no noise" if spec.privacy is None else reason
+        raise _refused(spec, "max_epsilon", f"the task has no differential-privacy guarantee: {why}")
+    if spec.privacy.budget_epsilon > policy.max_epsilon:
+        detail = f"budget_epsilon {spec.privacy.budget_epsilon:g} is above this party's {policy.max_epsilon:g}"
+        raise _refused(spec, "max_epsilon", detail)
+    if spec.privacy.delta > policy.max_delta:
+        raise _refused(spec, "max_delta", f"delta {spec.privacy.delta:g} is above this party's {policy.max_delta:g}")
 
 
 def _check_rule(spec: TaskSpec, name: str, policy: PolicyTable) -> None:

@@ -34,6 +34,7 @@ from triskele_server.party.agreement import agree, compare_shares, toss_coin
 from triskele_server.party.checkpoint import Checkpoints, Decision, MemoryCheckpoints, resumed, same_coin, settle
 from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
+from triskele_server.party.noise import own_noise, with_dealt
 from triskele_server.party.rows import Rows, lay_out
 from triskele_server.party.validity import check
 from triskele_server.rules.pipeline import Pipeline
@@ -163,7 +164,8 @@ def run_round(
         # the same aggregate, and no decision is kept.
         shares, total = run_coordinate_wise(session, spec, pipeline, rows=rows, gram=gram)
         on_step("filter")
-        words, bits = session.open(shares, "aggregate").numpy(), 0
+        noised = with_dealt(session, shares, _noise(given, repr(valid).encode(), total, 0, executor))
+        words, bits = session.open(noised, "aggregate").numpy(), 0
         accepted = tuple(range(len(rows.participants))) if spec.decisions == "public" else None
     else:
         # 8. Filter: the rule, the cohort check, the decisions; then all three parties write the decision down.
@@ -174,8 +176,9 @@ def run_round(
             settle(session, given.checkpoints, decision)
         on_step("filter")
 
-        # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared.
-        words = _combined(session, rows, decision, spec.dimension, executor)
+        # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared. The
+        # task's noise, if any, goes in before the opening: the same for the same decision.
+        words = _combined(session, given, rows, decision, executor)
         total, bits, accepted = decision.weight_total, decision.fraction_bits, decision.accepted
     on_step("combine")
 
@@ -234,16 +237,30 @@ def _decision(attempt: int, valid: tuple[int, ...], given: Coefficients, ledger:
     )
 
 
-def _combined(session: Session, rows: Rows, given: Decision, dimension: int, executor: Executor | None) -> Words:
-    """Open y = sum w_i x_i: by shares that two parties each computed, or, with secret weights, by additive parts."""
-    shares, weights = [rows.shares[i] for i in given.rows], list(given.weights)
-    if given.public:
+def _noise(given: RoundInput, decided: bytes, total: int, bits: int, executor: Executor | None) -> Words | None:
+    """This party's noise: a function of its secret, the input set and what was decided on it."""
+    bound = given.set_digest() + decided
+    return own_noise(given.spec, given.coin_key, bound, weight_total=total, fraction_bits=bits, executor=executor)
+
+
+def _combined(session: Session, given: RoundInput, rows: Rows, decision: Decision, executor: Executor | None) -> Words:
+    """Open y = sum w_i x_i plus the parties' noise: by shares that two parties each computed, or by additive parts.
+
+    Additive where a weight is secret: nobody else can compute a party's part then.
+    """
+    dimension = given.spec.dimension
+    shares, weights = [rows.shares[i] for i in decision.rows], list(decision.weights)
+    noise = _noise(given, decision.to_json(), decision.weight_total, decision.fraction_bits, executor)
+    if decision.public:
         factors = [w for w, _ in weights]
         first = combine_public([s.first for s in shares], factors, dimension, executor)
         second = combine_public([s.second for s in shares], factors, dimension, executor)
-        return session.open(Shares(torch.from_numpy(first), torch.from_numpy(second)), "aggregate").numpy()
-    if given.reference is not None and rows.reference is not None:
+        summed = Shares(torch.from_numpy(first), torch.from_numpy(second))
+        return session.open(with_dealt(session, summed, noise), "aggregate").numpy()
+    if decision.reference is not None and rows.reference is not None:
         shares.append(rows.reference)
-        weights.append(given.reference)
+        weights.append(decision.reference)
     part = combine_secret(shares, weights, dimension, executor)
+    if noise is not None:
+        part += noise
     return session.open_sum(torch.from_numpy(part), "aggregate").numpy()

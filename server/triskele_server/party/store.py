@@ -35,6 +35,7 @@ from triskele_server.party.records import (
     uploads,
 )
 from triskele_server.party.share_files import RoundKey
+from triskele_server.privacy import NOTHING_OPENED
 from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
 
 _RESTORE = (
@@ -212,10 +213,11 @@ class PartyStore:
                 transaction.execute(uploads.update().where(*where).values(sealed=True))
             return _move(transaction, record, RoundEvent.SEAL)
 
-    def start_attempt(self, key: RoundKey, attempt: int) -> bool:
+    def start_attempt(self, key: RoundKey, attempt: int, affordable: int | None = None) -> bool:
         """Whether the attempt is new and begins now: their numbers only grow. Raises WrongState unless SEALED.
 
-        A COMBINED round takes part again if another party lost the aggregate that it had not stored yet.
+        A COMBINED round takes part again if another party lost the aggregate that it had not stored yet. Only so many
+        rounds of a task as are `affordable` ever begin: the next one's first attempt is False too.
         """
         with self._transaction() as transaction:
             record = _round(transaction, key)
@@ -225,8 +227,18 @@ class PartyStore:
                 return False
             if attempt > MAX_ATTEMPTS:
                 raise WrongState(f"{key}: attempt {attempt} is above this party's limit of {MAX_ATTEMPTS}")
+            if affordable is not None and not record.attempt and _opened_rounds(transaction, key) >= affordable:
+                return False
             transaction.execute(rounds.update().where(*_round_is(key)).values(attempt=attempt))
             return True
+
+    def opened_rounds(self, key: RoundKey) -> int:
+        """How many other rounds of the task were opened, or may have been: what its privacy budget has been spent on.
+
+        A round counts from its first attempt on, unless this party's own computation ended it before the opening.
+        """
+        with self._transaction() as transaction:
+            return _opened_rounds(transaction, key)
 
     def combined(self, key: RoundKey, outcome: RoundOutcome) -> RoundRecord:
         """Record the outcome of the computation; the output file has been synced before."""
@@ -286,6 +298,12 @@ def _round(transaction: sa.Connection, key: RoundKey) -> RoundRecord:
     if found is None:
         raise NotFound(f"{key} was never opened at this party")
     return found
+
+
+def _opened_rounds(transaction: sa.Connection, but: RoundKey) -> int:
+    query = sa.select(rounds).where(rounds.c.task == but.task, rounds.c.round != but.number, rounds.c.attempt > 0)
+    begun = map(round_record, transaction.execute(query).mappings())
+    return sum(record.blame is None or record.blame.reason not in NOTHING_OPENED for record in begun)
 
 
 def _must_be_open(transaction: sa.Connection, key: RoundKey) -> None:

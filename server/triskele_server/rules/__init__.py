@@ -14,7 +14,8 @@ from triskele_server.rules import (
     norm_clip,
     order_statistics,
 )
-from triskele_server.rules.pipeline import Pipeline, check_task
+from triskele_server.rules.noise import check_task
+from triskele_server.rules.pipeline import Pipeline
 from triskele_server.rules.registry import (
     CoordinateSum,
     Mixing,

@@ -1,4 +1,5 @@
-"""Norm clipping to the round's median norm (compare Sun et al. 2019, "Can you really backdoor federated learning?")."""
+"""Norm clipping to a fixed bound, or to the round's median norm (compare Sun et al. 2019, "Can you really backdoor
+federated learning?")."""
 
 from __future__ import annotations
 
@@ -12,14 +13,24 @@ from triskele_server.rules.registry import SCALE_BITS, Scaled, rule
 if TYPE_CHECKING:
     from triskele_server.mpc.replicated import ReplicatedTensor
 
+_PLACES = 26
+_LEAST, _MOST = 2.0**-16, 2.0  # of the bound in units of the clip norm
 
-@rule("norm-clip", giving="public", scale_bits=0)
-def norm_clip(gram: ReplicatedTensor) -> Scaled:
-    """Sum w_i min(1, m / |x_i|) x_i / sum w_i, m the median norm (even n: the mean of the two middle norms).
 
-    The median and the factors stay secret.
+@rule(
+    "norm-clip",
+    giving="public",
+    scale_bits=0,
+    minimum={"bound": 0.0},
+    moves_alone=lambda options: options.get("bound", 0.0) != 0.0,
+)
+def norm_clip(gram: ReplicatedTensor, *, clip_norm: float, bound: float = 0.0) -> Scaled:
+    """Sum w_i min(1, m / |x_i|) x_i / sum w_i, m the bound in the units of the updates.
+
+    0 means the median norm of the round (even n: the mean of the two middle norms). Median and factors stay secret.
     """
-    return Scaled(np.ones(gram.size(0), np.int64), median_clip_factors(gram))
+    factors = fixed_clip_factors(gram, bound / clip_norm) if bound else median_clip_factors(gram)
+    return Scaled(np.ones(gram.size(0), np.int64), factors)
 
 
 def median_clip_factors(gram: ReplicatedTensor) -> ReplicatedTensor:
@@ -27,4 +38,13 @@ def median_clip_factors(gram: ReplicatedTensor) -> ReplicatedTensor:
     low, high, longer = median_squared_norms(gram)
     ratios = gram.stack([low, high]).unsqueeze(1).root_ratio(gram.diagonal())
     factor = (ratios[0] + ratios[1]).times_power_of_two(-1).truncated(SCALE_BITS)  # at most 1 where a row is longer
+    return (factor - 1) * longer + 1
+
+
+def fixed_clip_factors(gram: ReplicatedTensor, bound: float) -> ReplicatedTensor:
+    """min(1, bound / |x_i|) for each row, the bound in units of the clip norm; SCALE_BITS fraction bits."""
+    square = min(max(bound, _LEAST), _MOST) ** 2
+    norms = gram.diagonal()
+    longer = norms.gt(square)
+    factor = (norms * 0 + square).root_ratio(norms, _PLACES).truncated(SCALE_BITS)  # at most 1 where a row is longer
     return (factor - 1) * longer + 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from triskele.errors import InvalidTask
 from triskele.task import RuleOption, TaskSpec
-from triskele_server.rules.registry import SCALE_BITS, Rule, ceil_log2, find
+from triskele_server.rules.registry import SCALE_BITS, WEIGHT_BITS, Rule, ceil_log2, find
 
 BUCKETING = "bucketing"
 MAX_BUCKET_SIZE = 8  # rows averaged in one bucket: two sizes' least common multiple stays below 2^6
@@ -137,11 +137,17 @@ def _check_headroom(spec: TaskSpec, pipeline: Pipeline) -> None:
     """Weights that are divided by their sum fit whatever the task's numbers; others add their bits."""
     if pipeline.normalises(spec):
         return  # VALUE_BITS + WEIGHT_BITS + MAX_SCALE_BITS = 62, and the sum of the scaled weights is checked
-    rows = pipeline.rows_after(spec.max_participants)
+    spec.check_headroom(coefficient_bits(spec, pipeline), pipeline.rows_after(spec.max_participants))
+
+
+def coefficient_bits(spec: TaskSpec, pipeline: Pipeline) -> int:
+    """Bits that the stages and the rule add to a row's coefficient, beside its example weight."""
     secret_stages = sum(stage.rule.giving != "public" for stage in pipeline.stages)
+    rows = pipeline.rows_after(spec.max_participants)
     bits = secret_stages * ceil_log2(rows) + MAX_DIVISOR_BITS * (len(pipeline.stages) - secret_stages)
-    scale = pipeline.last.rule.scale_bits
-    spec.check_headroom(bits + (0 if scale is None else SCALE_BITS), rows)
+    if pipeline.normalises(spec):
+        return bits + WEIGHT_BITS
+    return bits + (0 if pipeline.last.rule.scale_bits is None else SCALE_BITS)
 
 
 def _check_selection(spec: TaskSpec, pipeline: Pipeline) -> None:

@@ -86,6 +86,8 @@ class Rule:
     (with public decisions one accept bit per participant is opened then). scale_bits: None if it gives no `Scaled`,
     else the scales are at most 2^scale_bits. reference: the extra last row of its Gram matrix, if it needs one: the
     root participant's update or the previous aggregate. comparisons: of a coordinate-wise rule, per coordinate.
+    moves_alone: whether, under its options, a participant's update changes its own term of the sum alone, and that term
+    is at most its own update: what a differential-privacy claim needs (docs/privacy.md).
     """
 
     name: str
@@ -100,6 +102,7 @@ class Rule:
     minimum: Mapping[str, int | float] | None = None
     rows_after: Callable[[int, Options], int] | None = None
     comparisons: Callable[[int, Options], int] | None = None
+    moves_alone: Callable[[Options], bool] | None = None
 
     def __post_init__(self) -> None:
         bounds = set(self.minimum or {})
@@ -172,6 +175,7 @@ def rule(
     needs_gram: bool = True,
     reference: Reference | None = None,
     minimum: Mapping[str, int | float] | None = None,
+    moves_alone: Callable[[Options], bool] | None = None,
 ) -> _Decorator:
     """Register a rule; `minimum` gives the smallest value of each option, `rejects` is true of a selection."""
     drops = giving == "selection" if rejects is None else rejects
@@ -185,6 +189,7 @@ def rule(
         needs_gram=needs_gram,
         reference=reference,
         minimum=minimum,
+        moves_alone=moves_alone,
     )
 
 

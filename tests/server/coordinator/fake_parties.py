@@ -192,6 +192,7 @@ class Federation:
         self.store = Store(f"sqlite:///{data / 'coordinator.db'}")
         self.files = ResultFiles(data / "results")
         self.changes = RoundChanges()
+        self.spec = SPEC  # of the task that tests speak of
 
     async def start(self, party: int) -> None:
         """Start party `party`, at the same address as before."""
@@ -243,11 +244,11 @@ class Federation:
         """The round, once `condition` holds for it."""
         async with asyncio.timeout(STEP_SECONDS):
             while True:
-                seen = self.changes.version(SPEC.digest)
-                records = self.store.rounds(SPEC.digest, number)
+                seen = self.changes.version(self.spec.digest)
+                records = self.store.rounds(self.spec.digest, number)
                 if records and condition(records[0]):
                     return records[0]
-                await self.changes.wait(SPEC.digest, seen)
+                await self.changes.wait(self.spec.digest, seen)
 
     async def until_state(self, state: RoundState, number: int = 1) -> RoundRecord:
         return await self.until(lambda r: r.state is state, number)
@@ -258,7 +259,7 @@ class Federation:
         await asked.until_called("status", asked.calls.count("status") + times)
 
     def enrol(self, *names: str, number: int = 1) -> list[Slot]:
-        id_ = RoundId(SPEC.digest, RoundNumber(number))
+        id_ = RoundId(self.spec.digest, RoundNumber(number))
         return [self.store.enrol(id_, ParticipantId(name)).slot for name in names]
 
     def upload(

@@ -9,13 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_parties import PACE, SPEC, TERMS, WORDS, Federation, federation, manifest, without_grace
+from fake_parties import (
+    PACE,
+    SPEC,
+    STEP_SECONDS,
+    TERMS,
+    WORDS,
+    FakeRound,
+    Federation,
+    federation,
+    manifest,
+    without_grace,
+)
 
 from triskele.ids import ParticipantId, RoundNumber, Slot
+from triskele.privacy import Privacy
+from triskele.task import TaskSpec
 from triskele_proto.v1 import types_pb2
 from triskele_server.coordinator.changes import RoundChanges
-from triskele_server.coordinator.rounds import Refusal, RoundId, Submission
+from triskele_server.coordinator.rounds import Blame, Refusal, RoundId, Submission
 from triskele_server.coordinator.store import Store
+from triskele_server.metrics import coordinator as metrics
+from triskele_server.privacy import epsilon
 from triskele_server.round_state import RoundState
 
 FIRST = RoundId(SPEC.digest, RoundNumber(1))
@@ -403,5 +418,50 @@ def test_answer_that_makes_no_sense_ends_the_round_and_names_the_party(play: Pla
             record = await it.until_state(RoundState.FAILED)
         assert record.blame is not None
         assert (record.blame.reason, record.blame.who) == ("party_broke_protocol", "party:1")
+
+    play(scenario)
+
+
+def with_budget_for(rounds: int) -> TaskSpec:
+    privacy = Privacy(1.0, 1e-5, 8.0)
+    budget = (epsilon(privacy, rounds) + epsilon(privacy, rounds + 1)) / 2
+    return replace(SPEC, rule="mean", privacy=replace(privacy, budget_epsilon=budget))
+
+
+def test_round_over_the_privacy_budget_is_refused_before_the_parties_hear_of_it_and_ends_the_task(play: Play) -> None:
+    spec = with_budget_for(1)
+
+    async def scenario(it: Federation) -> None:
+        it.spec = spec
+        async with it.running(rounds=5, spec=spec, terms=without_grace()) as runner:
+            await it.take_part("alice", "bob")
+            await asyncio.wait_for(runner, STEP_SECONDS)
+        first, second = it.store.rounds(spec.digest)
+        assert (first.state, second.state) == (RoundState.RELEASED, RoundState.FAILED)
+        assert second.blame == Blame("privacy_budget_spent", "coordinator", second.blame.detail)
+        assert second.enrolled == {}
+        assert [party.calls.count("open") for party in it.parties] == [1, 1, 1]
+        spent = metrics.EPSILON_SPENT.labels("faces")._value.get()
+        assert spent == pytest.approx(epsilon(spec.privacy, 1))
+
+    play(scenario)
+
+
+def test_a_partys_own_count_of_spent_rounds_ends_the_round_and_the_task(play: Play) -> None:
+    """The coordinator has lost its database, or pretends to: the parties have not."""
+    spec = with_budget_for(3)
+
+    async def scenario(it: Federation) -> None:
+        it.spec = spec
+        it.parties[1].rounds[1] = FakeRound(RoundState.FAILED)
+        it.parties[1].blame = types_pb2.Blame(reason="privacy_budget_spent", who="party:1", detail="3 rounds")
+        async with it.running(rounds=5, spec=spec) as runner:
+            await asyncio.wait_for(runner, STEP_SECONDS)
+        (record,) = it.store.rounds(spec.digest)
+        assert (record.state, record.blame.reason, record.blame.who) == (
+            RoundState.FAILED,
+            "privacy_budget_spent",
+            "party:1",
+        )
 
     play(scenario)

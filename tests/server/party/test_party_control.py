@@ -11,9 +11,11 @@ import pytest
 import structlog
 
 from triskele.errors import PartyFault, PeerLost, RoundFailed
+from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2
 from triskele_server.config import PolicyTable
+from triskele_server.privacy import epsilon
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 CONFLICT = grpc.StatusCode.ALREADY_EXISTS
@@ -25,7 +27,7 @@ NOT_FOUND = grpc.StatusCode.NOT_FOUND
 async def _filled(party, spec, submission, number=1):
     """An open round with the complete uploads of Alice and Bob."""
     await party.open(spec, number)
-    made = [submission("alice", number=number), submission("bob", slot=1, number=number)]
+    made = [submission("alice", number=number, task=spec), submission("bob", slot=1, number=number, task=spec)]
     for one in made:
         await party.submit(one)
     return made
@@ -559,3 +561,92 @@ def test_what_a_crash_left_of_an_ended_round_is_deleted_at_the_restart(start_par
             return party.share_files()
 
     assert asyncio.run(scenario()) == {}
+
+
+PRIVATE = TaskSpec("private", 3, 1.0, rule="mean", privacy=Privacy(1.0, 1e-5, 8.0))
+
+
+def _with_budget_for(rounds: int) -> TaskSpec:
+    budget = (epsilon(PRIVATE.privacy, rounds) + epsilon(PRIVATE.privacy, rounds + 1)) / 2
+    return dataclasses.replace(PRIVATE, privacy=dataclasses.replace(PRIVATE.privacy, budget_epsilon=budget))
+
+
+async def _ran(party, spec, submission, number):
+    await party.seal(spec, await _filled(party, spec, submission, number), number)
+    await party.run(spec, number)
+
+
+def test_round_over_the_privacy_budget_ends_before_anybody_uploads_also_after_a_restart(start_party, submission):
+    spec = _with_budget_for(2)
+
+    async def scenario():
+        async with start_party() as party:
+            await _ran(party, spec, submission, 1)
+            await party.until(spec, "COMBINED")
+            await party.end(spec, "RELEASED")
+            party.runner.error = PartyFault("broken in the middle")  # may have been opened: it counts
+            await _ran(party, spec, submission, 2)
+            await party.until(spec, "FAILED", number=2)
+        async with start_party() as party:
+            refused = await party.open(spec, 3)
+            again = await party.open(spec, 3)
+            return refused, again, await party.open(dataclasses.replace(spec, name="another"))
+
+    refused, again, another = asyncio.run(scenario())
+    assert refused == again
+    assert (refused.state, refused.blame.reason, refused.blame.who) == ("FAILED", "privacy_budget_spent", "party:0")
+    assert "2 rounds" in refused.blame.detail
+    assert another.state == "OPEN"
+
+
+def test_round_that_ended_before_anything_was_opened_costs_nothing(start_party, submission):
+    spec = _with_budget_for(1)
+
+    async def scenario():
+        async with start_party() as party:
+            await party.open(spec, 1)
+            await party.end(spec, "EXPIRED", 1)  # nobody came
+            party.runner.error = RoundFailed("too_few_accepted", "cohort", "")
+            await _ran(party, spec, submission, 2)
+            await party.until(spec, "FAILED", number=2)
+            party.runner.error = None
+            await _ran(party, spec, submission, 3)
+            await party.until(spec, "COMBINED", number=3)
+            return await party.open(spec, 4)
+
+    assert asyncio.run(scenario()).blame.reason == "privacy_budget_spent"
+
+
+def test_rounds_opened_side_by_side_do_not_share_one_rounds_budget(start_party, submission):
+    """A coordinator that opens many rounds before it runs the first one gets no more of them than one that waits."""
+    spec = _with_budget_for(1)
+
+    async def scenario():
+        async with start_party() as party:
+            for number in (1, 2):
+                made = await _filled(party, spec, submission, number)
+                await party.seal(spec, made, number)
+            party.runner.go_on.clear()
+            await party.run(spec, 1)
+            second = await party.run(spec, 2)
+            party.runner.go_on.set()
+            first = await party.until(spec, "COMBINED")
+            again = await party.run(spec, 1, attempt=2)  # of the round that is paid for
+            return first, second, again, len(party.runner.jobs)
+
+    first, second, again, jobs = asyncio.run(scenario())
+    assert (first.state, again.state, jobs) == ("COMBINED", "COMBINED", 2)
+    assert (second.state, second.blame.reason) == ("FAILED", "privacy_budget_spent")
+
+
+def test_a_coordinators_word_that_a_round_failed_early_gives_no_budget_back(start_party, submission):
+    spec = _with_budget_for(1)
+
+    async def scenario():
+        async with start_party() as party:
+            party.runner.go_on.clear()
+            await _ran(party, spec, submission, 1)
+            await party.end(spec, "FAILED", 1)
+            return await party.open(spec, 2)
+
+    assert asyncio.run(scenario()).blame.reason == "privacy_budget_spent"

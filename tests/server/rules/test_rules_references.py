@@ -54,6 +54,22 @@ def test_norm_clip(n, d, decisions, weighted):
     _decisions(outcome, decisions, np.ones(n, bool))
 
 
+@pytest.mark.parametrize(("n", "d", "decisions", "weighted"), CASES[:4] + CASES[4::4] + CASES[-1:])
+def test_norm_clip_to_a_fixed_bound(n, d, decisions, weighted):
+    words = gaussian(n, d, seed=n * d + 1)
+    weights = _weights(n, n) if weighted else None
+    norms = np.linalg.norm(words, axis=1) * (CLIP / ONE)
+    for bound in (float(np.median(norms)), 0.3 * CLIP, 1.2 * CLIP):
+        outcome = _simulate(
+            words, rule="norm-clip", decisions=decisions, weights=weights, rule_options={"bound": bound}
+        )
+        factors = np.minimum(1, bound / np.maximum(norms, 1e-9))
+        expected = weighted_mean(words * (CLIP / ONE) * factors[:, None], weights if weighted else np.ones(n))
+        sketched = n * n * d > 1e9 or d > 8192
+        assert np.linalg.norm(outcome.aggregate - expected) < (0.03 * CLIP if sketched else TOLERANCE)
+        _decisions(outcome, decisions, np.ones(n, bool))
+
+
 @cases
 def test_multi_krum(n, d, decisions, weighted):
     words = gaussian(n, d, seed=n + 7 * d)

@@ -1,0 +1,1 @@
+"""What the privacy of the aggregate costs and is worth."""

@@ -1,0 +1,88 @@
+"""The noise of a task with a [privacy] table: its scale in the ring, whether it carries a guarantee, whether it fits.
+
+docs/privacy.md states the guarantee and its proof.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from triskele.errors import InvalidTask
+from triskele.privacy import Privacy
+from triskele.task import FRACTION_BITS, HEADROOM_BITS, TaskSpec
+from triskele_server.rules.pipeline import Pipeline, coefficient_bits
+from triskele_server.rules.pipeline import check_task as check_pipeline
+
+MAX_SIGMA = 1 << 56  # of one party: what linear/discrete_gaussian.py takes
+
+_TAIL = 16  # standard deviations (two parties') that the noise never leaves: for three parties' noise 13 of its own
+_ROUNDING = 2  # last places by which a secret scale of at most 1 may come out larger
+
+
+def check_task(spec: TaskSpec) -> None:
+    """Raise InvalidTask unless the task's pipeline can run, and its aggregate and its noise cannot wrap."""
+    check_pipeline(spec)
+    check_noise(spec)
+
+
+def no_claim(spec: TaskSpec) -> str:
+    """Why the task's noise carries no differential-privacy guarantee; empty if it does."""
+    if spec.privacy is None:
+        return "the task adds no noise"
+    pipeline = Pipeline.of(spec)
+    rule = pipeline.last.rule
+    alone = rule.moves_alone is not None and rule.built_in and rule.moves_alone(pipeline.last.options)
+    if not alone or pipeline.stages:
+        return (
+            f"under rule {list(spec.stages)} one participant's update changes what becomes of others'; the guarantee "
+            "holds for 'mean', and 'norm-clip' with a fixed bound"
+        )
+    if spec.weighted:
+        return "the sum of the example weights is opened as it is"
+    if rule.needs_gram and spec.max_participants > spec.max_rows:
+        return "more participants than max_rows are clipped in buckets, several at once"
+    return ""
+
+
+def sensitivity(spec: TaskSpec) -> int:
+    """The largest L2 norm of what an honest client encodes, in ring units.
+
+    It clips to the clip norm, 2^20 units, itself; stochastic rounding moves each of d entries by less than 1, so the
+    vector by at most sqrt(d); one unit more covers the floating-point arithmetic before the rounding.
+    """
+    return (1 << FRACTION_BITS) + math.isqrt(spec.dimension) + 2
+
+
+def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int) -> int:
+    """The whole number sigma_p of each party's discrete Gaussian noise in the words of an aggregate.
+
+    The mean is the words divided by `weight_total` and 2^bits. Two parties' noise has at least the variance
+    (noise_multiplier * sensitivity)^2 of the claim. Without a claim each entry of the mean gets the noise that a mean
+    of `min_accepted` updates would get.
+    """
+    unit = (1 << bits) + (_ROUNDING if bits else 0)
+    scale = Fraction(sensitivity(spec) * unit)
+    if no_claim(spec):
+        scale = scale * weight_total / spec.min_accepted
+    variance = (Fraction(privacy.noise_multiplier) * scale) ** 2 / 2
+    return math.isqrt(math.ceil(variance)) + 1
+
+
+def check_noise(spec: TaskSpec) -> None:
+    """Raise InvalidTask unless the noise, up to 16 standard deviations, fits beside the largest aggregate.
+
+    An aggregate stays below 2^62, noise must stay below 2^61: the sum of both cannot wrap.
+    """
+    if spec.privacy is None:
+        return
+    pipeline = Pipeline.of(spec).with_buckets(spec.max_participants, spec.max_rows)
+    bits = coefficient_bits(spec, pipeline)
+    total = 1 if pipeline.normalises(spec) else spec.max_participants * max(spec.max_weight, 1)
+    sigma = party_sigma(spec.privacy, spec, total, bits)
+    most = min(MAX_SIGMA, (1 << HEADROOM_BITS - 1) // _TAIL * 7 // 10)  # sqrt(2) sigma_p is two parties'
+    if sigma > most:
+        raise InvalidTask(
+            f"privacy: noise of noise_multiplier {spec.privacy.noise_multiplier:g} would not fit the ring: a party's "
+            f"standard deviation of {sigma} is above {most}; lower noise_multiplier or max_weight"
+        )
