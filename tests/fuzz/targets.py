@@ -238,12 +238,14 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
                 each.unlink()
             (folder / name).write_bytes(data)
             kept = FileCheckpoints(folder, vault)
+            kept.commitments()
             kept.coin()
             kept.decision()
 
         return decode
 
     yield Target("coin", checkpoint("coin", vault=None), (bytes(32),))
+    yield Target("coin-commitments", checkpoint("commitments", vault=None), (bytes(96),))
     kept = FileCheckpoints(folder, vault)
     kept.keep_coin(bytes(32))
     kept.keep_decision(examples.decision())

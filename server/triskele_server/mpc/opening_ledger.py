@@ -35,12 +35,12 @@ class OpeningLedger:
 
     @contextmanager
     def withheld(self) -> Iterator[None]:
-        """Nothing may be opened inside the block, whatever is declared: a rule runs in there."""
-        self._held = True
+        """Nothing may be opened inside the block, whatever is declared: a rule runs in there. Blocks may nest."""
+        before, self._held = self._held, True
         try:
             yield
         finally:
-            self._held = False
+            self._held = before
 
     def resume(self, openings: Sequence[tuple[str, tuple[int, ...]]]) -> None:
         """Take over what an earlier attempt at the same computation opened: it is not opened again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,8 +28,15 @@ def agree(session: Session, what: str, digest: bytes) -> None:
         )
 
 
-def toss_coin(session: Session, context: bytes, own: bytes) -> bytes:
+def toss_coin(
+    session: Session,
+    context: bytes,
+    own: bytes,
+    remember: Callable[[Sequence[bytes]], None] = lambda _: None,
+) -> bytes:
     """32 bytes that no party chose, by commit then reveal of `own`, 32 secret bytes; `context` is already agreed on.
+
+    `remember` hears the commitments of parties 0, 1, 2 before anything is revealed, and may raise.
 
     Raises PartyFault if a party reveals something else than it committed to.
     """
@@ -38,6 +45,7 @@ def toss_coin(session: Session, context: bytes, own: bytes) -> bytes:
         return hashlib.sha256(b"triskele/v1/coin" + context + bytes([party]) + value).digest()
 
     commitments = session.broadcast("coin/commit", committed(session.party, own), _DIGEST_BYTES)
+    remember(commitments)
     values = session.broadcast("coin/reveal", own, _DIGEST_BYTES)
     for party in PARTIES:
         if not hmac.compare_digest(commitments[party], committed(party, values[party])):

@@ -3,7 +3,8 @@
 Two aggregates of one input set would differ by a small multiple of single updates: rounding inside MPC moves a secret
 coefficient by one last place from attempt to attempt. So the decision, the coefficients that step 9 combines, is
 written down by every party before the aggregate is opened, and becomes final once all three have it. From then on a
-party computes with it or not at all. The coin of an input set is the same in every attempt, too.
+party computes with it or not at all. The coin of an input set, and what the parties commit to before it, are the same
+in every attempt, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,7 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from triskele.errors import ConfigurationError, PartyFault
+from triskele.ids import PARTIES
 from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.mpc.session import Session
 
@@ -66,6 +69,12 @@ _DECISION = TypeAdapter(Decision)
 class Checkpoints(Protocol):
     """Where a party keeps them. Every method returns once what it did would survive a power cut."""
 
+    def commitments(self) -> bytes | None:
+        """What parties 0, 1, 2 committed to before an earlier toss, 32 bytes each."""
+
+    def keep_commitments(self, commitments: bytes) -> None:
+        """Remember them."""
+
     def coin(self) -> bytes | None:
         """The coin that an earlier attempt tossed."""
 
@@ -89,9 +98,18 @@ class MemoryCheckpoints:
     """For rounds that end with their process."""
 
     def __init__(self) -> None:
+        self._commitments: bytes | None = None
         self._coin: bytes | None = None
         self._decision: Decision | None = None
         self._final = False
+
+    def commitments(self) -> bytes | None:
+        """See Checkpoints."""
+        return self._commitments
+
+    def keep_commitments(self, commitments: bytes) -> None:
+        """See Checkpoints."""
+        self._commitments = commitments
 
     def coin(self) -> bytes | None:
         """See Checkpoints."""
@@ -125,15 +143,17 @@ class FileCheckpoints:
     folder: Path
     vault: ShareVault | None = None
 
+    def commitments(self) -> bytes | None:
+        """See Checkpoints."""
+        return self._digests("commitments", len(PARTIES))
+
+    def keep_commitments(self, commitments: bytes) -> None:
+        """See Checkpoints."""
+        self._write("commitments", "commitments", commitments)
+
     def coin(self) -> bytes | None:
         """See Checkpoints."""
-        path = self.folder / "coin"
-        if not path.exists():
-            return None
-        coin = self._read("coin", path)
-        if len(coin) != _COIN_BYTES:
-            raise _damaged("coin")
-        return coin
+        return self._digests("coin", 1)
 
     def keep_coin(self, coin: bytes) -> None:
         """See Checkpoints."""
@@ -161,6 +181,15 @@ class FileCheckpoints:
         """See Checkpoints."""
         (self.folder / "decision.json").unlink(missing_ok=True)
         self._sync()
+
+    def _digests(self, name: str, count: int) -> bytes | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        data = self._read(name, path)
+        if len(data) != count * _COIN_BYTES:
+            raise _damaged(name)
+        return data
 
     def _read(self, what: str, path: Path) -> bytes:
         data = path.read_bytes()
@@ -214,6 +243,25 @@ def _damaged(what: str) -> StoreDamaged:
     return StoreDamaged(f"this party's {what} of an earlier attempt is damaged on its disk; nothing more is opened")
 
 
+def same_commitments(checkpoints: Checkpoints, commitments: Sequence[bytes]) -> None:
+    """Remember what the parties commit to; raises PartyFault if one of them committed to something else before.
+
+    A party that has seen the others' parts of the coin could otherwise fail the attempt and look for a part of its own
+    that gives a coin it likes. Honest parts are the same in every attempt.
+    """
+    earlier = checkpoints.commitments()
+    if earlier is None:
+        checkpoints.keep_commitments(b"".join(commitments))
+        return
+    for party in PARTIES:
+        if not hmac.compare_digest(earlier[party * _COIN_BYTES : (party + 1) * _COIN_BYTES], commitments[party]):
+            raise PartyFault(
+                f"party {party} committed to another part of the coin than in an earlier attempt at the same input; "
+                "the round ends, nothing is opened",
+                party,
+            )
+
+
 def same_coin(checkpoints: Checkpoints, coin: bytes, party: int) -> None:
     """Remember the coin; raises PartyFault if an earlier attempt at the same input set tossed another."""
     earlier = checkpoints.coin()
@@ -229,6 +277,8 @@ def same_coin(checkpoints: Checkpoints, coin: bytes, party: int) -> None:
 def resumed(session: Session, checkpoints: Checkpoints) -> Decision | None:
     """The decision of an earlier attempt if all three parties have it, else None: then all decide anew.
 
+    A decision that is taken up is final: what it gives is opened next.
+
     Raises PartyFault if a decision is final at one party and missing at another: it may have been opened.
     """
     found = checkpoints.decision()
@@ -236,6 +286,7 @@ def resumed(session: Session, checkpoints: Checkpoints) -> Decision | None:
     mine = number.to_bytes(4, "big") + bytes([final])
     theirs = session.broadcast("checkpoint/have", mine, len(mine))
     if found is not None and all(answer[:4] == mine[:4] for answer in theirs):
+        checkpoints.make_final()
         return found[0]
     if any(answer[4] for answer in theirs):
         missing = [party for party, answer in enumerate(theirs) if not answer[4]]

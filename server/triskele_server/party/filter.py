@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from triskele.errors import PartyFault, RoundFailed, TriskeleError
-from triskele.limits import DEFAULT_LIMITS
 from triskele.task import TaskSpec
 from triskele_server.mpc import arithmetic
 from triskele_server.mpc.arithmetic import LIMIT_BITS
@@ -113,7 +112,7 @@ def checked_mixing(stage: Stage, result: object, rows: int) -> Mixing:
     """
     matrix, divisor = (result.matrix, result.divisor) if isinstance(result, Mixing) else (None, 0)
     public = not stage.rule.needs_gram
-    most = 1 << (MAX_DIVISOR_BITS if public else ceil_log2(DEFAULT_LIMITS.max_rows))
+    most = 1 << (MAX_DIVISOR_BITS if public else ceil_log2(rows))  # what the headroom check counts on
     right = isinstance(divisor, int) and not isinstance(divisor, bool) and 1 <= divisor <= most
     if isinstance(matrix, np.ndarray):
         right = right and public and matrix.dtype == np.int64 and matrix.ndim == 2 and len(matrix) > 0

@@ -31,7 +31,15 @@ from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.mpc.transport import Transport
 from triskele_server.party.agreement import agree, compare_shares, toss_coin
-from triskele_server.party.checkpoint import Checkpoints, Decision, MemoryCheckpoints, resumed, same_coin, settle
+from triskele_server.party.checkpoint import (
+    Checkpoints,
+    Decision,
+    MemoryCheckpoints,
+    resumed,
+    same_coin,
+    same_commitments,
+    settle,
+)
 from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
 from triskele_server.party.noise import own_noise, with_dealt
@@ -79,8 +87,11 @@ class RoundInput:
         return derive(self.coin_key, b"triskele/v1/coin-part" + self.set_digest(), 32)
 
     def set_digest(self) -> bytes:
-        """SHA-256 of the input set."""
-        digest = hashlib.sha256(b"triskele/v1/input-set" + self.round_context)
+        """SHA-256 of everything that the round computes on: the submissions and the previous aggregate.
+
+        The coin, the noise and thereby a decision are those of this input: an attempt at another one is refused.
+        """
+        digest = hashlib.sha256(b"triskele/v1/input-set" + self.round_context + self.previous_digest())
         for s in self.submissions:
             name = s.participant.encode()
             digest.update(s.slot.to_bytes(4, "big") + len(name).to_bytes(2, "big") + name + s.manifest)
@@ -123,7 +134,9 @@ def run_round(
     on_step("seal")
 
     # 4. Coin: tossed after sealing, so that no participant can adapt to it; the same in every attempt at this set.
-    coin = toss_coin(session, given.round_context, given.coin_part())
+    coin = toss_coin(
+        session, given.round_context, given.coin_part(), lambda parts: same_commitments(given.checkpoints, parts)
+    )
     same_coin(given.checkpoints, coin, session.party)
     on_step("coin")
 

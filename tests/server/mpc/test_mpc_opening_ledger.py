@@ -109,3 +109,13 @@ def test_declared_openings_may_be_left_out():
     assert [str(o) for o in ledger.openings] == ["a[]", "c[4]"]
     with pytest.raises(UndeclaredOpening):
         ledger.admit("b", ())
+
+
+def test_a_rule_cannot_end_the_withholding_that_it_runs_in():
+    ledger = OpeningLedger(["x"])
+    with ledger.withheld():
+        with ledger.withheld():
+            pass
+        with pytest.raises(UndeclaredOpening):
+            ledger.admit("x", (1,))
+    ledger.admit("x", (1,))

@@ -143,6 +143,64 @@ def test_another_input_set_has_another_coin():
     assert other[0].checkpoints.coin() != fewer[0].checkpoints.coin()
 
 
+class _Withholding(WatchedTransport):
+    """A party that sends nothing under a label: it hears what the others say and keeps its own part to itself."""
+
+    label = ""
+
+    def _put(self, peer, frame):
+        if not frame.label.startswith(self.label):
+            super()._put(peer, frame)
+
+
+def _withholding(inputs, party: int, label: str) -> Ran:
+    transports = watched_transports()
+    queues = transports[0]._queues
+    transports = [WatchedTransport(p, queues, 2.0) for p in PARTIES]
+    transports[party] = _Withholding(party, queues, 2.0)
+    transports[party].label = label
+    return run_rounds(inputs, transports)
+
+
+def test_a_decision_that_was_taken_up_is_final_even_if_its_attempt_ends_without_an_answer():
+    """A party could otherwise take the aggregate, say that it never had the decision, and get a second aggregate."""
+    inputs = _inputs("norm-clip")
+    assert _withholding(inputs, 2, "checkpoint/saved").errors  # all have written the decision down, it is final nowhere
+    assert not any(given.checkpoints.decision()[1] for given in inputs[:2])
+    taken = _withholding(_again(inputs, 1), 2, "open/aggregate")
+    assert set(taken.errors) == {0, 1}
+    assert 2 in taken.results, "party 2 has seen the aggregate"
+    lying = _again(inputs, 2)
+    lying[2] = replace(lying[2], checkpoints=MemoryCheckpoints())
+    ran = run_rounds(lying)
+    assert all(isinstance(ran.errors[p], PartyFault) for p in PARTIES)
+    assert not ran.opened
+
+
+def test_a_decision_is_not_combined_with_another_previous_aggregate():
+    """The difference of the two aggregates would be the reference's secret coefficient."""
+    inputs = _inputs("centered-clip")
+    before = np.arange(D, dtype=np.int64)
+    assert not run_rounds([replace(given, previous=before) for given in inputs]).errors
+    ran = run_rounds([replace(given, previous=before + 1) for given in _again(inputs, 1)])
+    assert all(isinstance(ran.errors[p], PartyFault) for p in PARTIES)
+    assert not ran.opened
+
+
+def test_a_party_that_has_seen_the_others_parts_of_the_coin_cannot_choose_its_own_anew():
+    inputs = _inputs()
+    seen = _withholding(inputs, 2, "coin/reveal")
+    assert set(seen.errors) == set(PARTIES)
+    assert all(given.checkpoints.coin() is None for given in inputs[:2]), "nobody knows the coin yet"
+    ground = _again(inputs, 1)
+    ground[2] = replace(ground[2], coin_key=bytes(32), checkpoints=MemoryCheckpoints())
+    ran = run_rounds(ground)
+    assert isinstance(ran.errors[0], PartyFault)
+    assert ran.errors[0].party == ran.errors[1].party == 2
+    assert "coin/reveal" not in {label for t in ran.transports for peer, label, _ in t.received if peer != 2}
+    assert not run_rounds(_again(inputs, 2)).errors, "with the part that it had committed to the round goes on"
+
+
 @pytest.mark.parametrize("rule", ["mean", "centered-clip", "fltrust"])
 def test_decisions_survive_on_disk(tmp_path, rule):
     inputs = _inputs(rule, "public", **({"root": "p00"} if rule == "fltrust" else {}))
@@ -155,7 +213,7 @@ def test_decisions_survive_on_disk(tmp_path, rule):
     again = run_rounds(fresh).outputs[0]
     assert np.array_equal(again.words, first.words)
     assert again.accepted == first.accepted
-    assert {path.name for path in folders[0].iterdir()} == {"coin", "decision.final"}
+    assert {path.name for path in folders[0].iterdir()} == {"commitments", "coin", "decision.final"}
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folders[0].iterdir())
 
 

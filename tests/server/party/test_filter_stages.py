@@ -70,6 +70,7 @@ WRONG_MIXINGS = {
     "a negative divisor": _mixing(EYE, -1),
     "a fractional divisor": _mixing(EYE, 1.5),
     "a divisor that is a text": _mixing(EYE, "2"),
+    "a divisor beyond what the task has room for": _mixing(EYE * 256, 256),
 }
 
 
@@ -125,7 +126,7 @@ BAD_MIXINGS = {
     "all from one row": (np.outer(ONES, EYE[0]), 1),
     "large": (np.outer(ONES, EYE[0] * ((1 << 33) - 1)) + 1, 1),
     "negative": (np.outer(ONES, EYE[0] * 8) - 1, 2),
-    "one negative": (np.tile([2, 2, 2, 2, 2, -1], (N, 1)), 9),
+    "one negative": (np.tile([2, 2, 2, 1, 2, -1], (N, 1)), 8),
     "another sum than the divisor": (EYE * 2, 1),
     "a sum beyond 2^64": (
         np.array([[1 << 33, (1 << 63) - (1 << 33), (1 << 63) - 1, 7, 0, 0]] + [[1] * N] * (N - 1)),
