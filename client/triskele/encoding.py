@@ -37,6 +37,14 @@ def l2_norm(update: NDArray[np.floating]) -> float:
     return math.sqrt(total)
 
 
+def check_norm(update: NDArray[np.floating], clip_norm: float) -> float:
+    """The update's L2 norm; raises InvalidUpdate if it is above `clip_norm`, and on NaN or Inf."""
+    norm = l2_norm(update)
+    if norm > clip_norm:
+        raise InvalidUpdate(f"the update's norm {norm:.6g} is above clip_norm {clip_norm:.6g}")
+    return norm
+
+
 def encode(
     update: NDArray[np.floating],
     *,
@@ -51,11 +59,9 @@ def encode(
     Returns int64 [d], `out` itself if given, with norm at most 2^20 + sqrt(d). Raises InvalidUpdate on NaN or Inf, and
     on a norm above C if `clip` is false.
     """
-    norm = l2_norm(update)
+    norm = l2_norm(update) if clip else check_norm(update, clip_norm)
     scale = 2.0**FRACTION_BITS / clip_norm
     if norm > clip_norm:
-        if not clip:
-            raise InvalidUpdate(f"the update's norm {norm:.6g} is above clip_norm {clip_norm:.6g}")
         scale *= clip_norm / norm
     words = np.empty(len(update), np.int64) if out is None else out
     # The temporaries are made once: in a thread, freeing and making them again costs as much as the arithmetic.

@@ -114,6 +114,7 @@ class Participant:
         weight: int | None = None,
         clip: bool = True,
         progress: Progress | None = None,
+        local_noise: float | None = None,
     ) -> SubmittedUpdate:
         """Submit to the open round of the task, waiting for one; returns when all three parties hold the update.
 
@@ -124,7 +125,7 @@ class Participant:
         if view is None:
             raise NotFound(f"task {task!r} is finished; it has no open round any more")
         target = Round(found.spec, view, self._membership)
-        return await target.async_submit(update, weight=weight, clip=clip, progress=progress)
+        return await target.async_submit(update, weight=weight, clip=clip, progress=progress, local_noise=local_noise)
 
     def round(self, task: str, number: int) -> Round:
         """One round as it stands now, open or not; raises NotFound."""

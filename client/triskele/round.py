@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from triskele.coordinates import Positions, positions
 from triskele.coordinator import Coordinator
 from triskele.credentials import Credentials
-from triskele.errors import RoundFailed
+from triskele.errors import InvalidUpdate, RoundFailed
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, Slot
 from triskele.in_thread import in_event_loop, in_thread
 from triskele.renewal import Renewed
@@ -30,6 +32,16 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class _Contribution:
+    """What a caller submits: see `Round.submit`."""
+
+    update: Update = field(repr=False)
+    weight: int | None
+    clip: bool
+    local_noise: float | None
+
+
+@dataclass(frozen=True)
 class Round:
     """One round of a task, to which this participant may submit one update. `view` is as it stood at the start."""
 
@@ -48,23 +60,56 @@ class Round:
         return positions(self.task, self.number)
 
     def submit(
-        self, update: Update, *, weight: int | None = None, clip: bool = True, progress: Progress | None = None
+        self,
+        update: Update,
+        *,
+        weight: int | None = None,
+        clip: bool = True,
+        progress: Progress | None = None,
+        local_noise: float | None = None,
     ) -> SubmittedUpdate:
         """Enrol, encode, share and upload; returns when all three parties hold the submission.
 
         update: a float16, float32 or float64 array or tensor, a mapping of them by name (a torch state_dict), or the
         path of a .npz or .safetensors file; as many entries as the task's model. weight: number of examples,
         where the task is weighted. An update longer than the task's clip_norm is scaled down to it, or refused if
-        `clip` is false. The caller may vanish afterwards; the round needs nothing more of it.
+        `clip` is false. The caller may vanish afterwards; the round needs nothing more of it. local_noise: standard
+        deviation, in clip norms, of noise that is added to every entry before anybody holds a share of it; the sum is
+        clipped again (docs/privacy.md).
 
         Repeating the call with the same update is harmless, also in another process: it goes on with the same upload.
         Raises InvalidUpdate, Conflict if another update of this participant stands already, WrongState if the round
         takes no more uploads, Unavailable when somebody cannot be reached.
         """
-        return self._submit(self.membership.coordinator, update, weight, clip, progress)
+        given = _Contribution(update, weight, clip, local_noise)
+        return self._submit(self.membership.coordinator, given, progress)
+
+    def submit_cover(self, *, progress: Progress | None = None) -> SubmittedUpdate:
+        """Take part without an update, unnoticed: weight 0, and otherwise what `submit` sends, step by step.
+
+        No server can tell it from a real one, and the aggregate is what it would be without it. Raises InvalidUpdate
+        if the task does not allow covers, and otherwise as `submit`.
+        """
+        return self._submit(self.membership.coordinator, self._cover(), progress)
+
+    async def async_submit_cover(self, *, progress: Progress | None = None) -> SubmittedUpdate:
+        """As `submit_cover`, for asyncio; see `async_submit`."""
+        given, heard = self._cover(), None if progress is None else in_event_loop(progress)
+        return await in_thread(self.membership.coordinator, lambda branch: self._submit(branch, given, heard))
+
+    def _cover(self) -> _Contribution:
+        if not self.task.covers:
+            raise InvalidUpdate(f"task {self.task.name!r} does not allow covers: its file does not say covers = true")
+        return _Contribution(np.zeros(self.task.entries), 0, clip=True, local_noise=None)
 
     async def async_submit(
-        self, update: Update, *, weight: int | None = None, clip: bool = True, progress: Progress | None = None
+        self,
+        update: Update,
+        *,
+        weight: int | None = None,
+        clip: bool = True,
+        progress: Progress | None = None,
+        local_noise: float | None = None,
     ) -> SubmittedUpdate:
         """As `submit`, for asyncio: the work is done in a thread of its own, `progress` is called in the event loop.
 
@@ -72,10 +117,9 @@ class Round:
         in, and returns when the thread has ended. What the parties hold by then they keep: submitting the same
         update again goes on from there.
         """
+        given = _Contribution(update, weight, clip, local_noise)
         heard = None if progress is None else in_event_loop(progress)
-        return await in_thread(
-            self.membership.coordinator, lambda branch: self._submit(branch, update, weight, clip, heard)
-        )
+        return await in_thread(self.membership.coordinator, lambda branch: self._submit(branch, given, heard))
 
     def aggregate(self, like: Update | None = None, *, timeout: float | None = None) -> Any:
         """What the round gave, also for a participant that took no part in it; waits for the round's end.
@@ -89,16 +133,22 @@ class Round:
         """As `aggregate`, for asyncio; bound it by `asyncio.timeout`."""
         return await in_thread(self.membership.coordinator, lambda branch: self._aggregate(branch, like, None))
 
-    def _submit(
-        self, coordinator: Coordinator, update: Update, weight: int | None, clip: bool, progress: Progress | None
-    ) -> SubmittedUpdate:
+    def _submit(self, coordinator: Coordinator, given: _Contribution, progress: Progress | None) -> SubmittedUpdate:
         me = self.membership
         credentials = me.credentials.current()
         key, certificate = credentials.signing_key, credentials.signing_certificate
         # (1) Everything that can be wrong with the update is found before anybody is asked for anything.
-        vector, structure = flatten(update)
+        vector, structure = flatten(given.update)
         structure.check_fits(self.task)
-        encoded = encode_update(vector, self.task, self.number, weight=weight, clip=clip, key=key)
+        encoded = encode_update(
+            vector,
+            self.task,
+            self.number,
+            weight=given.weight,
+            clip=given.clip,
+            key=key,
+            local_noise=given.local_noise,
+        )
         # (2) Admission: the slot, and where the parties listen.
         enrolment = coordinator.enrol(self.task, self.number)
         # (3) Sharing and signing; the same bytes for the same update, so (4) may be a continuation.

@@ -3,7 +3,8 @@
 All randomness of a submission (stochastic rounding, seeds, salts) is derived from 32 bytes
 
     entropy = HKDF-SHA256(Ed25519 private key, info = "triskele/v1/submission" | task digest | round u64 big endian
-                          | SHA-256(update as little-endian float64 | weight u64 big endian))
+                          | SHA-256(update as little-endian float64 | weight u64 big endian
+                                    | local noise float64 big endian, if there is any))
 
 - A participant that crashes and starts again with the same update makes the very same bytes, so a broken upload goes on
   where it stopped, although nothing secret was ever written to disk.
@@ -28,10 +29,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from triskele.coordinates import taken
-from triskele.encoding import Words, encode
+from triskele.encoding import Words, check_norm, encode
 from triskele.errors import InvalidUpdate
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.keystream import KeyStream, derive
+from triskele.local_noise import checked_local_noise, with_local_noise
 from triskele.manifest import Manifest, ManifestDigest, sign
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.structure import Vector
@@ -42,6 +44,7 @@ ENTROPY_BYTES = 32
 _INFO = b"triskele/v1/submission"
 _ROUNDING = b"triskele/v1/rounding"
 _SHARING = b"triskele/v1/sharing"
+_LOCAL_NOISE = b"triskele/v1/local-noise"
 _CHUNK = 1 << 16  # entries hashed at a time
 
 
@@ -75,16 +78,31 @@ class Submission:
 
 
 def encode_update(
-    vector: Vector, spec: TaskSpec, round_number: RoundNumber, *, weight: int | None, clip: bool, key: Ed25519PrivateKey
+    vector: Vector,
+    spec: TaskSpec,
+    round_number: RoundNumber,
+    *,
+    weight: int | None,
+    clip: bool,
+    key: Ed25519PrivateKey,
+    local_noise: float | None = None,
 ) -> EncodedUpdate:
     """Encode float32 or float64 [entries] for one round of a task, with its weight if the task is weighted.
 
-    The same arguments give the same result. Raises InvalidUpdate for another length, NaN, Inf, a norm above the
-    task's clip where `clip` is false, and a weight that the task does not take.
+    `local_noise` is the standard deviation, in clip norms, of Gaussian noise that is added to each entry of the clipped
+    update; the sum is clipped again. The same arguments give the same result, noise included. Raises InvalidUpdate for
+    another length, NaN, Inf, a norm above the task's clip where `clip` is false, and a weight that the task does not
+    take.
     """
     vector = taken(vector, spec, round_number)
-    checked = _checked_weight(weight, spec)
-    entropy = _entropy(key, spec.digest, round_number, vector, checked)
+    checked, noise = _checked_weight(weight, spec), checked_local_noise(local_noise)
+    entropy = _entropy(key, spec.digest, round_number, vector, weight=checked, noise=noise)
+    if noise:
+        if not clip:
+            check_norm(vector, spec.clip_norm)
+        random = KeyStream(derive(entropy, _LOCAL_NOISE))
+        vector = with_local_noise(vector, clip_norm=spec.clip_norm, local_noise=noise, random=random)
+        clip = True
     words = np.empty(spec.length, np.int64)
     rounding = KeyStream(derive(entropy, _ROUNDING))
     encode(vector, clip_norm=spec.clip_norm, rounding=rounding, clip=clip, out=words[: spec.dimension])
@@ -132,10 +150,14 @@ def _checked_weight(weight: int | None, spec: TaskSpec) -> int:
     return checked
 
 
-def _entropy(key: Ed25519PrivateKey, task: TaskDigest, number: RoundNumber, vector: Vector, weight: int) -> bytes:
+def _entropy(
+    key: Ed25519PrivateKey, task: TaskDigest, number: RoundNumber, vector: Vector, *, weight: int, noise: float
+) -> bytes:
     content = hashlib.sha256()
     for start in range(0, len(vector), _CHUNK):
         content.update(vector[start : start + _CHUNK].astype("<f8", copy=False).data)
     content.update(struct.pack(">Q", weight))
+    if noise:
+        content.update(struct.pack(">d", noise))
     info = _INFO + task + struct.pack(">Q", number) + content.digest()
     return derive(key.private_bytes_raw(), info, ENTROPY_BYTES)

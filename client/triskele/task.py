@@ -28,6 +28,8 @@ Gram = Literal["auto", "exact", "sketch"]
 RuleOption = int | float | str | bool
 RuleOptions = Mapping[str, RuleOption | Mapping[str, RuleOption]]
 
+_IF_SET = ("privacy", "covers")  # fields that the canonical form has only where they are set
+
 DEFAULT_RULE = "flame"
 DEFAULT_RULE_WITH_ROOT = "fltrust"
 
@@ -45,7 +47,8 @@ class TaskSpec:
     among them (none named: everybody whom the federation certified). `max_weight` is the largest example weight (0:
     the task is unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
     `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated. `privacy` (or its table) is the
-    noise that the parties add to the aggregate; None adds none.
+    noise that the parties add to the aggregate; None adds none. `covers` allows submissions of weight 0 that nobody can
+    tell from real ones.
     """
 
     name: TaskName
@@ -63,6 +66,7 @@ class TaskSpec:
     min_accepted: int = 2
     model_dimension: int = 0
     privacy: Privacy | None = None
+    covers: bool = False
 
     def __post_init__(self) -> None:
         checked_name(self.name, "task name")
@@ -72,6 +76,7 @@ class TaskSpec:
         object.__setattr__(self, "rule", self._checked_stages())
         object.__setattr__(self, "rule_options", _checked_options(self.rule_options))
         object.__setattr__(self, "privacy", Privacy.of(self.privacy))
+        self._check_covers()
         if isinstance(self.clip_norm, int):
             object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
@@ -97,6 +102,12 @@ class TaskSpec:
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
         self.check_headroom()
+
+    def _check_covers(self) -> None:
+        if not isinstance(self.covers, bool):
+            raise InvalidTask("covers must be true or false")
+        if self.covers and not self.max_weight:
+            raise InvalidTask("covers are submissions of weight 0: set max_weight to 1 or more")
 
     def _check_model_dimension(self) -> None:
         if self.model_dimension and not self.dimension < self.model_dimension <= DEFAULT_LIMITS.max_model_dimension:
@@ -184,10 +195,12 @@ class TaskSpec:
             )
 
     def canonical(self) -> bytes:
-        """The task as canonical JSON: sorted keys, no white space, floats as C99 hexadecimal; no `privacy` if None."""
-        content = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "privacy"}
+        """The task as canonical JSON: sorted keys, no white space, floats as C99 hexadecimal; some only if set."""
+        content = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _IF_SET}
         if self.privacy is not None:
             content["privacy"] = self.privacy.canonical()
+        if self.covers:
+            content["covers"] = True
         return json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property

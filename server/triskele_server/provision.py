@@ -127,6 +127,7 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
     content |= {} if spec.root is None else {"root": spec.root}
     content |= {"participants": list(spec.participants)} if spec.participants else {}
     content |= {} if spec.privacy is None else {"privacy": asdict(spec.privacy)}
+    content |= {"covers": True} if spec.covers else {}
     path = folder / f"{spec.name}.toml"
     try:
         _write(path, toml_text(content).encode())

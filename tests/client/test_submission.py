@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from triskele.errors import InvalidUpdate
 from triskele.ids import ParticipantId, RoundNumber, Slot
@@ -136,3 +137,53 @@ def test_representations_hold_no_secrets():
     secrets = [one.entropy, *prepared.sharing.seeds.values(), *prepared.sharing.salts]
     assert not any(repr(secret)[2:-1] in text or secret.hex() in text for secret in secrets)
     assert "words" not in text
+
+
+# ---- noise of the participant's own ----------------------------------------------------------------------------------
+
+LARGE = TaskSpec("large", 40_000, 2.0)
+
+
+def noised(update, local_noise, *, number=1, clip=True, spec=LARGE):
+    words = encode_update(
+        update, spec, RoundNumber(number), weight=None, clip=clip, key=KEY, local_noise=local_noise
+    ).words
+    return words * (2.0 / 2**20)
+
+
+def test_local_noise_is_gaussian_of_the_stated_scale_beside_the_clipped_update():
+    update = np.zeros(LARGE.dimension)
+    update[0] = 50.0  # clipped to 2
+    found = noised(update, 0.001)
+    shrunk = 2.0 / np.sqrt(4.0 + LARGE.dimension * 0.002**2)  # clipped once more
+    assert found[0] == pytest.approx(2.0 * shrunk, abs=0.02)
+    assert stats.kstest(found[1:] / (0.002 * shrunk), "norm").pvalue > 0.001
+    assert abs(np.corrcoef(found[1:-1], found[2:])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("local_noise", [1e-3, 0.1, 10.0, 1000.0])
+def test_noised_update_still_passes_the_check(local_noise):
+    for norm in (0.0, 1.0, 3.0):
+        update = np.full(LARGE.dimension, norm / np.sqrt(LARGE.dimension))
+        assert np.linalg.norm(noised(update, local_noise)) <= 2.0 * (1 + 1e-3)
+
+
+def test_repeating_a_noised_submission_adds_the_same_noise_and_anything_else_another():
+    update = np.random.default_rng(1).normal(size=LARGE.dimension) / 200
+    first = noised(update, 0.01)
+    assert np.array_equal(first, noised(update, 0.01))  # two noises on one update could be averaged
+    for other in (noised(update, 0.011), noised(update, 0.01, number=2)):
+        assert abs(np.corrcoef(first - update, other - update)[0, 1]) < 0.6  # the update itself is shrunk in both
+        assert not np.array_equal(first, other)
+
+
+def test_local_noise_does_not_let_a_too_long_update_pass_where_clipping_is_forbidden():
+    with pytest.raises(InvalidUpdate, match="above clip_norm"):
+        noised(np.ones(LARGE.dimension), 0.1, clip=False)
+    noised(np.ones(LARGE.dimension) / 200, 0.1, clip=False)
+
+
+@pytest.mark.parametrize("local_noise", [0, -1.0, float("nan"), float("inf"), 1001, True, "1"])
+def test_local_noise_that_is_none_is_refused(local_noise):
+    with pytest.raises(InvalidUpdate, match="local_noise"):
+        noised(np.zeros(LARGE.dimension), local_noise)

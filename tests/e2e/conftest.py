@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from triskele import Participant
+from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_server.config import Schedule, ScheduledTask
 from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFederation
@@ -29,6 +30,8 @@ TASKS = [
     scheduled("krum", rounds=2, **KRUM),
     scheduled("weighted", rule="norm-clip", max_weight=1000, decisions="hidden"),
     scheduled("hostile"),
+    scheduled("covered", max_weight=1, covers=True),
+    scheduled("private", rounds=2, privacy=Privacy(noise_multiplier=4.0, delta=1e-5, budget_epsilon=1.2)),
     scheduled("vanished", quorum=3),
     scheduled("interrupted", dimension=INTERRUPTED),
     *(scheduled(f"kill-{name}", **KRUM) for name in (COORDINATOR, *PARTY_NAMES)),

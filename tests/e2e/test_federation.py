@@ -15,7 +15,7 @@ import pytest
 from bench import plaintext
 
 from e2e.conftest import DIMENSION, INTERRUPTED, PARTICIPANTS
-from triskele import Conflict, Participant, Round
+from triskele import Conflict, InvalidUpdate, Participant, Round, RoundFailed, SubmittedUpdate
 from triskele.errors import InvalidUpload
 from triskele.ids import PARTIES
 from triskele.limits import DEFAULT_LIMITS
@@ -83,6 +83,40 @@ def test_hidden_weighted_norm_clip_is_right_and_tells_nobody_who_was_clipped(mem
     assert np.linalg.norm(results[0] - expected) < 4.0 * 2**-18
     assert handles[0].accepted is None
     assert handles[0].view.accepted_slots == ()
+
+
+def test_two_covers_among_three_updates_leave_their_mean_and_no_trace(members: list[Participant]) -> None:
+    rows = np.round(updates(4) / GRID) * GRID
+    rounds = [next(member.rounds("covered")) for member in members]
+
+    def submit(i: int) -> SubmittedUpdate:
+        return rounds[i].submit_cover() if i in (1, 3) else rounds[i].submit(rows[i], weight=1)
+
+    handles = everybody(members, submit)
+    for handle in handles:
+        np.testing.assert_allclose(handle.result(timeout=120), rows[[0, 2, 4]].mean(0), atol=1e-12)
+        assert handle.accepted
+    assert [o.split("[")[0] for o in handles[1].view.openings] == [
+        "valid",
+        "enough_accepted",
+        "weight_total",
+        "aggregate",
+    ]
+    with pytest.raises(InvalidUpdate, match="covers"):
+        members[0].round("weighted", 1).submit_cover()
+
+
+def test_a_task_with_noise_runs_until_its_budget_is_spent(members: list[Participant]) -> None:
+    rows = updates(6)
+    handles = everybody(members, lambda i: next(members[i].rounds("private")).submit(rows[i]))
+    results = everybody(members, lambda i: handles[i].result(timeout=120))
+    noise = (results[0] - rows.mean(0)) * PARTICIPANTS / 4.0  # in clip norms
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert noise.std() == pytest.approx(4.0 * 1.5**0.5, rel=0.1)
+    assert list(members[0].rounds("private")) == []  # the task is finished
+    with pytest.raises(RoundFailed) as refused:
+        members[0].round("private", 2).aggregate(timeout=60)
+    assert (refused.value.reason, refused.value.who) == ("privacy_budget_spent", "coordinator")
 
 
 @pytest.mark.parametrize("name", [COORDINATOR, *PARTY_NAMES])

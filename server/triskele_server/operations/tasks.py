@@ -40,6 +40,7 @@ class CheckedTask:
             "min_accepted": spec.min_accepted,
             "model_dimension": spec.model_dimension,
             "privacy": _privacy(spec),
+            "covers": spec.covers,
             "schedule": self.task.schedule.model_dump(),
             "opens": list(self.openings),
             "upload_bytes_per_participant": 2 * 8 * spec.length,

@@ -11,7 +11,7 @@ from fractions import Fraction
 from triskele.errors import InvalidTask
 from triskele.privacy import Privacy
 from triskele.task import FRACTION_BITS, HEADROOM_BITS, TaskSpec
-from triskele_server.rules.pipeline import Pipeline, coefficient_bits
+from triskele_server.rules.pipeline import Pipeline, coefficient_bits, shared_fate
 from triskele_server.rules.pipeline import check_task as check_pipeline
 
 MAX_SIGMA = 1 << 56  # of one party: what linear/discrete_gaussian.py takes
@@ -30,19 +30,10 @@ def no_claim(spec: TaskSpec) -> str:
     """Why the task's noise carries no differential-privacy guarantee; empty if it does."""
     if spec.privacy is None:
         return "the task adds no noise"
-    pipeline = Pipeline.of(spec)
-    rule = pipeline.last.rule
-    alone = rule.moves_alone is not None and rule.built_in and rule.moves_alone(pipeline.last.options)
-    if not alone or pipeline.stages:
-        return (
-            f"under rule {list(spec.stages)} one participant's update changes what becomes of others'; the guarantee "
-            "holds for 'mean', and 'norm-clip' with a fixed bound"
-        )
-    if spec.weighted:
+    reason = shared_fate(spec, Pipeline.of(spec))
+    if not reason and spec.weighted:
         return "the sum of the example weights is opened as it is"
-    if rule.needs_gram and spec.max_participants > spec.max_rows:
-        return "more participants than max_rows are clipped in buckets, several at once"
-    return ""
+    return reason
 
 
 def sensitivity(spec: TaskSpec) -> int:

@@ -124,6 +124,7 @@ def check_task(spec: TaskSpec) -> None:
     _check_headroom(spec, pipeline.with_buckets(spec.max_participants, spec.max_rows))
     _check_selection(spec, pipeline)
     _check_weighted(spec, pipeline)
+    _check_covers(spec, pipeline)
     if spec.partial and last.rule.reference == "previous":
         raise InvalidTask(
             f"rule {spec.stages[-1]!r} starts from the previous aggregate, which in a task with model_dimension is of "
@@ -170,6 +171,26 @@ def _check_weighted(spec: TaskSpec, pipeline: Pipeline) -> None:
     refuses = rule.kind == "coordinate_wise" or rule.reference == "previous"
     if spec.weighted and (refuses or (pipeline.mixes_in_secret and rule.scale_bits is not None)):
         raise InvalidTask(f"rule {list(spec.stages)} takes no example weights: set max_weight = 0")
+
+
+def _check_covers(spec: TaskSpec, pipeline: Pipeline) -> None:
+    """A row of weight 0 must leave the others as they are, or whoever sends it moves the aggregate unseen."""
+    if spec.covers and (reason := shared_fate(spec, pipeline)):
+        raise InvalidTask(f"covers = true does not go with rule {list(spec.stages)}: {reason}")
+
+
+def shared_fate(spec: TaskSpec, pipeline: Pipeline) -> str:
+    """Why one participant's update changes what becomes of another's under this pipeline; empty if it does not."""
+    rule = pipeline.last.rule
+    alone = rule.moves_alone is not None and rule.built_in and rule.moves_alone(pipeline.last.options)
+    if not alone or pipeline.stages:
+        return (
+            "there one participant's update changes what becomes of others'; it does not under 'mean', and 'norm-clip' "
+            "with a fixed bound"
+        )
+    if rule.needs_gram and spec.max_participants > spec.max_rows:
+        return "more participants than max_rows are clipped in buckets, several at once"
+    return ""
 
 
 def _check_coordinate_wise(spec: TaskSpec, pipeline: Pipeline) -> None:
