@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness lock image-steps fuzz
+.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness privacy-evidence lock image-steps fuzz
 
 setup: $(STAMP)
 
@@ -60,6 +60,10 @@ fuzz: setup
 # Federated training under every attack with every rule, as docs/robustness.md was measured: hours of one core.
 robustness: setup
 	$(BIN)/python -m bench.robustness $(ARGS)
+
+# Gradient inversion on faces, as docs/privacy-evidence.md was measured: a minute; the picture stays in build/privacy.
+privacy-evidence: setup
+	$(BIN)/python -m bench.privacy.inversion $(ARGS)
 
 # Flower's simulation runtime against a federation on this machine, in an environment of its own (half a minute to make).
 flower: setup .venv-flower/installed
