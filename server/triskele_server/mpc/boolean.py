@@ -36,6 +36,7 @@ class _Lane:
     def __init__(self, session: Session, dealer: PartyIndex, words: torch.Tensor, width: int, converted: bool) -> None:
         """`words` [n] are this party's summands. With `converted`, the bits will be wanted as words."""
         self._session, self._words, self._wide = session, words.contiguous(), width == WIDE
+        self._converted = converted
         self._role = (session.party - dealer) % 3
         self._part = self._known = torch.empty(0)
         randomness, shape = session.randomness, (len(words), COLUMNS[width])
@@ -65,7 +66,7 @@ class _Lane:
         """What the dealer sends."""
         if self._role == 2:
             self._dealt = self._session.receive(self._session.next, "compare", self._dealt, ahead=True)
-            if len(self._bits):
+            if self._converted:
                 self._bits = self._session.receive(self._session.next, "bit", self._bits, ahead=True)
 
     @property

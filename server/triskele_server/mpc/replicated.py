@@ -310,6 +310,11 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
         counts = boolean.negative(self.session, difference._tensor, counted)
         return self._like(arithmetic.add(counts, arithmetic.constant(self.session, ordinal)), 0)
 
+    def count_above(self, bound: int) -> ReplicatedTensor:
+        """Whether integers in [0, 2^14), which nobody checks, are above a public one in [0, 2^14): 0 or 1."""
+        words = (-self + bound)._tensor
+        return self._like(boolean.negative(self.session, words, width=NARROW), 0)
+
     def rank_below(self, *bounds: int) -> ReplicatedTensor:
         """Whether an element's rank (see `rank`) is below each of the bounds >= 0: 0 or 1, [bounds, ...]."""
         n, rank = self._tensor.shape[-1], self.rank()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,17 @@ class Session:
         """Everybody's payload, by party index."""
         received = self.swap(dict.fromkeys((self.previous, self.next), (label, payload)), size)
         return [payload if party == self.party else received[party] for party in PARTIES]
+
+    def broadcast_all(self, payloads: Mapping[str, bytes], size: int) -> Iterator[tuple[str, list[bytes]]]:
+        """The same for several labels, all of them sent before the first is received: one round."""
+        self.transport.traffic.rounds += 1
+        for label, payload in payloads.items():
+            for peer in (self.previous, self.next):
+                self.transport.send(peer, label, payload)
+        for label, payload in payloads.items():
+            peers = (self.previous, self.next)
+            received = {peer: self.transport.receive(peer, label, size) for peer in peers}
+            yield label, [payload if party == self.party else received[party] for party in PARTIES]
 
     def pass_back(self, label: str, tensor: torch.Tensor) -> torch.Tensor:
         """Send a tensor to the previous party, receive the next party's one of the same shape and dtype."""

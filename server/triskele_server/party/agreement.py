@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,16 +16,18 @@ from triskele_server.mpc.session import Session
 _DIGEST_BYTES = 32
 
 
-def agree(session: Session, what: str, digest: bytes) -> None:
-    """Raise PartyFault unless all three parties hold the same `digest` of `what`."""
-    digests = session.broadcast(f"agree/{what}", digest, _DIGEST_BYTES)
-    different = [i for i in PARTIES if not hmac.compare_digest(digests[i], digest)]
-    if different:
-        raise PartyFault(
-            f"{what}: party {session.party} and parties {different} do not have the same; the round ends before "
-            "anything is opened",
-            different[0] if len(different) == 1 else None,
-        )
+def agree(session: Session, digests: Mapping[str, bytes]) -> None:
+    """Raise PartyFault unless all three parties hold the same SHA-256 digest of each thing named. One round."""
+    labelled = {f"agree/{what}": digest for what, digest in digests.items()}
+    for label, theirs in session.broadcast_all(labelled, _DIGEST_BYTES):
+        own, what = theirs[session.party], label.removeprefix("agree/")
+        different = [i for i in PARTIES if not hmac.compare_digest(theirs[i], own)]
+        if different:
+            raise PartyFault(
+                f"{what}: party {session.party} and parties {different} do not have the same; the round ends before "
+                "anything is opened",
+                different[0] if len(different) == 1 else None,
+            )
 
 
 def toss_coin(
@@ -51,7 +53,7 @@ def toss_coin(
         if not hmac.compare_digest(commitments[party], committed(party, values[party])):
             raise PartyFault(f"party {party} revealed another coin than it had committed to", party)
     coin = hashlib.sha256(b"triskele/v1/coin" + context + b"".join(values)).digest()
-    agree(session, "coin", coin)  # a party may have told its two peers different things, each consistently
+    agree(session, {"coin": coin})  # a party may have told its two peers different things, each consistently
     return coin
 
 

@@ -333,7 +333,7 @@ class _Setting:
         if not self.pipeline.normalises(self.spec):
             combined = None if verdict.combined is None else self.examples * verdict.combined
             return replace(verdict, weights=self.examples * verdict.weights, combined=combined)
-        parts = _parts_of_the_total(self.examples)  # integers: the product of two small fractions keeps its places
+        parts = _small_parts(self.examples)  # integers: the product of two small fractions keeps its places
         return replace(verdict, weights=(parts * verdict.weights).normalised().rescale(WEIGHT_BITS), unit=1)
 
 
@@ -400,20 +400,18 @@ def _check_cohort(spec: TaskSpec, pipeline: Pipeline, final: _Verdict) -> Replic
     if isinstance(combined, torch.Tensor):
         enough = int(torch.count_nonzero(combined)) >= spec.min_accepted
     else:
-        ranges = final.out_of_range
         words = combined.times_power_of_two(combined.fraction_bits)
-        signs = words.cat([-words, *ranges]).lt(0)
-        carrying, violations = signs[: words.size(0)], signs[words.size(0) :].sum()
-        tests = [carrying.sum() - spec.min_accepted, -violations]
+        tested = [-words, *final.out_of_range]
         measured = final.weights if pipeline.last.rule.scale_bits else combined
         if isinstance(measured, ReplicatedTensor):
-            exact = not spec.weighted and measured.fraction_bits == 0
-            parts = measured if exact else _parts_of_the_total(measured)
-            tests.append(parts.sum().square() - parts.square().sum() * spec.min_accepted)
-        failed = carrying.stack(tests).lt(0)
-        passed = -failed + 1
-        product = passed[0] * passed[1]
-        enough = bool((product if len(tests) == 2 else product * passed[2]).open("enough_accepted"))
+            parts = _parts_of_the_total(spec, pipeline, measured, final.unit)
+            squares = parts.cat([parts.sum().reshape(1), parts]).square()
+            tested.append((squares[0] - squares[1:].sum() * spec.min_accepted).reshape(1))
+        signs = words.cat(tested).lt(0)
+        carrying, violations = signs[: words.size(0)], signs[words.size(0) :].sum()
+        # More than are carrying: one violation makes it negative.
+        margin = carrying.sum() - spec.min_accepted - violations * (words.size(0) + 1)
+        enough = bool((-margin.lt(0) + 1).open("enough_accepted"))
     if not enough:
         raise RoundFailed(
             "too_few_accepted",
@@ -424,8 +422,23 @@ def _check_cohort(spec: TaskSpec, pipeline: Pipeline, final: _Verdict) -> Replic
     return carrying
 
 
-def _parts_of_the_total(weights: ReplicatedTensor) -> ReplicatedTensor:
-    """Non-negative weights as integers, in units of 2^-24 of their sum or finer, each below 2^26: no square wraps."""
+def _parts_of_the_total(spec: TaskSpec, pipeline: Pipeline, weights: ReplicatedTensor, unit: int) -> ReplicatedTensor:
+    """Non-negative weights as integers of whose squares no sum wraps, times the minimum cohort, if they are in range.
+
+    As they are if that is known to fit, else in units of 2^-24 of their sum or finer.
+    """
+    words = weights.times_power_of_two(weights.fraction_bits)
+    normalised = pipeline.normalises(spec)
+    if weights.fraction_bits == 0 and not spec.weighted:
+        return words
+    # Weights that add up to 1, or of at most 1 each.
+    total = (_with_slack(1 << weights.fraction_bits) * (1 if normalised else words.size(0))).bit_length()
+    known = unit == 1 and not pipeline.stages and (normalised or not spec.weighted)
+    return words if known and 2 * total + ceil_log2(spec.min_accepted) <= LIMIT_BITS else _small_parts(weights)
+
+
+def _small_parts(weights: ReplicatedTensor) -> ReplicatedTensor:
+    """Non-negative weights in units of 2^-24 of their sum or finer, each below 2^26."""
     words = weights.times_power_of_two(weights.fraction_bits)
     scaled: ReplicatedTensor = words * words.sum().leading_power()  # the sum is in [2^60, 2^62) now
     return scaled.times_power_of_two(_COHORT_BITS - LIMIT_BITS).rescale(0)

@@ -203,9 +203,12 @@ def run_round(
 
 def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> None:
     """Raise PartyFault unless all three parties hold the same input, and would run the same code on it."""
-    agree(session, "input set", hashlib.sha256(given.set_digest() + given.context).digest())
-    agree(session, "rules", pipeline.source_digest())
-    agree(session, "previous aggregate", given.previous_digest())
+    digests = {
+        "previous aggregate": given.previous_digest(),  # before the input set, which it is a part of: named by itself
+        "input set": hashlib.sha256(given.set_digest() + given.context).digest(),
+        "rules": pipeline.source_digest(),
+    }
+    agree(session, digests)
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:

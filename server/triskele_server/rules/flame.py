@@ -44,13 +44,18 @@ def majority_cluster(distances: ReplicatedTensor) -> ReplicatedTensor:
         joined = -(threshold.unsqueeze(-1) - edges).lt(0) + 1
         diagonal = np.eye(rows, dtype=np.int64)
         graph = joined[:, place] * (1 - diagonal) + diagonal
-        return graph.closure().sum(-1).gt(rows // 2)
+        return graph.closure().sum(-1).count_above(rows // 2)
 
     found = edges.sum() * 0
     found = found.times_power_of_two(found.fraction_bits).reshape(1)
-    for digit in reversed(range(_DIGITS)):
+    for digit in reversed(range(1, _DIGITS)):
         step = 4**digit
         candidates = found + np.array([1, 2, 3]) * step - 1
-        too_small = -members(candidates).sum(-1).gt(0).sum() + 3
+        too_small = -members(candidates).sum(-1).count_above(0).sum() + 3
         found = found + too_small * step
-    return members(found)[0]
+    # Of the last digit's four the first that has one: the fourth does.
+    last = members(found + np.arange(4))
+    has_one = last[:3].sum(-1).count_above(0)
+    first = has_one.cat([has_one[:1], has_one[1:] - has_one[:-1], -has_one[2:] + 1])
+    chosen: ReplicatedTensor = (last * first.unsqueeze(-1)).sum(0)
+    return chosen

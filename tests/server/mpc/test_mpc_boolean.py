@@ -82,8 +82,13 @@ def test_narrow_comparisons_are_right_for_every_narrow_word():
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_batches_of_every_size_whoever_deals(count, width):
     entries = random_words((count,)) >> (64 - width)
-    result = on_shares(lambda s, x: boolean.negative(s, x, width=width), entries)
-    assert torch.equal(result, (entries < 0).long())
+
+    def twice(session: Session, x: Shares) -> Shares:
+        """The second shows that the first left no frame behind."""
+        once, again = (boolean.negative(session, x, width=width) for _ in range(2))
+        return Shares(torch.stack([once.first, again.first]), torch.stack([once.second, again.second]))
+
+    assert torch.equal(on_shares(twice, entries), (entries < 0).long().repeat(2, 1))
 
 
 def test_counts_of_negative_words_by_row():

@@ -19,19 +19,19 @@ CONTEXT = b"task, round, attempt"
 
 
 def test_equal_digests_are_agreed_on():
-    assert not in_sessions(lambda s: agree(s, "input set", bytes(32))).errors
+    assert not in_sessions(lambda s: agree(s, {"input set": bytes(32)})).errors
 
 
 @pytest.mark.parametrize("different", PARTIES)
 def test_one_other_digest_is_noticed_by_all_and_named_by_both_others(different):
-    ran = in_sessions(lambda s: agree(s, "input set", bytes([int(s.party == different)]) * 32))
+    ran = in_sessions(lambda s: agree(s, {"rules": bytes(32), "input set": bytes([int(s.party == different)]) * 32}))
     assert all(isinstance(ran.errors[party], PartyFault) for party in PARTIES)
     assert {ran.errors[p].party for p in PARTIES if p != different} == {different}
     assert ran.errors[different].party is None
 
 
 def test_three_different_digests_name_nobody():
-    ran = in_sessions(lambda s: agree(s, "input set", bytes([s.party]) * 32))
+    ran = in_sessions(lambda s: agree(s, {"input set": bytes([s.party]) * 32}))
     assert [ran.errors[p].party for p in PARTIES] == [None] * 3
 
 

@@ -528,3 +528,13 @@ def test_a_rule_is_registered_once_and_declares_its_options():
     with pytest.raises(InvalidTask, match="must name"):
         rule("rogue")(lambda gram, *, depth=1: gram)
     assert "rogue" not in registry._RULES
+
+
+@pytest.mark.parametrize("rows", [3, 6])
+def test_equal_weights_are_a_cohort_of_as_many_rows(rows):
+    """To the last unit: a minimum cohort that all rows make up is no smaller than they are."""
+    scale = (1 << SCALE_BITS) - 12345
+    output = _run_rogue(_scaled([scale] * rows + [0] * (N - rows)), **SCALED, min_accepted=rows).outputs[0]
+    assert output.words.tolist() == (_rows(_task("mean"))[:rows].sum(0) * scale).tolist()
+    ran = _run_rogue(_scaled([scale] * (rows - 1) + [scale - 1] + [0] * (N - rows)), **SCALED, min_accepted=rows)
+    ended_the_round(ran, "too_few_accepted", COHORT)
