@@ -51,9 +51,13 @@ def taken(vector: NDArray[np.floating[Any]], spec: TaskSpec, number: RoundNumber
 
 
 def spread(part: NDArray[np.float64], spec: TaskSpec, number: RoundNumber) -> NDArray[np.float64]:
-    """What came back, float64 [dimension], at its places in a vector [entries] that is zero elsewhere."""
+    """An estimate of the whole mean, float64 [entries], from what came back for its part, float64 [dimension].
+
+    Zero but where something travelled, and there entries / dimension times as large, so that over the rounds the model
+    moves as far as if all of it travelled.
+    """
     if not spec.partial:
         return part
     whole = np.zeros(spec.entries, np.float64)
-    whole[positions(spec, number)] = part
+    whole[positions(spec, number)] = part * (spec.entries / spec.dimension)
     return whole

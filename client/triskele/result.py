@@ -26,7 +26,7 @@ _MAX_COEFFICIENT_BITS = 62
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round gave. `mean` is float64 [entries] in model units, zero where nothing travelled.
+    """What a round gave. `mean` is float64 [entries] in model units, as `coordinates.spread` gives it.
 
     `weight_total` is the sum of the weights in it.
     """

@@ -124,8 +124,8 @@ class Round:
     def aggregate(self, like: Update | None = None, *, timeout: float | None = None) -> Any:
         """What the round gave, also for a participant that took no part in it; waits for the round's end.
 
-        float64 [entries] in the task's flat order, or in the form of `like`, whose values do not matter. Raises as
-        `SubmittedUpdate.result`.
+        float64 [entries] in the task's flat order, or in the form of `like`, whose values do not matter; in a partial
+        task zero but at `positions`. Raises as `SubmittedUpdate.result`.
         """
         return self._aggregate(self.membership.coordinator, like, timeout)
 

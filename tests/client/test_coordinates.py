@@ -51,14 +51,21 @@ def test_positions_at_the_edges_are_ascending_and_inside(kept, model):
     assert np.all(np.diff(found) > 0)
 
 
-def test_what_was_taken_comes_back_to_its_place_and_the_rest_is_zero():
+def test_what_was_taken_comes_back_to_its_place_scaled_up_and_the_rest_is_zero():
     update = np.random.default_rng(0).normal(size=1000)
     whole = spread(taken(update, PART, RoundNumber(3)), PART, RoundNumber(3))
     assert np.array_equal(np.flatnonzero(whole), at(3))
-    assert np.array_equal(whole[at(3)], update[at(3)])
+    np.testing.assert_allclose(whole[at(3)], update[at(3)] * 1000 / 60, rtol=1e-12)
     everything = TaskSpec("faces", 1000, 4.0)
     assert taken(update, everything, RoundNumber(3)) is update
     assert np.array_equal(at(3, everything), np.arange(1000))
+
+
+def test_over_the_rounds_the_model_moves_as_if_all_of_it_travelled():
+    update = np.random.default_rng(0).normal(size=1000)
+    rounds = 2000
+    mean = sum(spread(taken(update, PART, RoundNumber(n)), PART, RoundNumber(n)) for n in range(1, rounds + 1)) / rounds
+    assert np.abs(mean / update - 1).max() < 6 * (1000 / 60 / rounds) ** 0.5
 
 
 def test_what_does_not_travel_has_no_part_in_the_submission():
@@ -111,7 +118,7 @@ def test_a_round_of_a_part_gives_an_aggregate_of_the_whole_models_form(authority
         assert len(words) == 60
         flat = np.concatenate([result["b"], result["w"].ravel()])  # by name
         assert np.array_equal(np.flatnonzero(flat), current.positions)
-        assert np.abs(flat[current.positions] - np.where(current.positions < 100, 0.2, 0.1)).max() < 1e-5
+        assert np.abs(flat[current.positions] - np.where(current.positions < 100, 0.2, 0.1) * 1000 / 60).max() < 1e-3
         assert np.allclose(late, flat, atol=1e-6)
     finally:
         federation.close()
