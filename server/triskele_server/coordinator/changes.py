@@ -14,6 +14,7 @@ from triskele_server.coordinator.rounds import RoundId
 @dataclass
 class _Board:
     version: int = 0
+    moved_in: int = 0  # the version in which a round entered a state last
     changed_in: dict[RoundNumber, int] = field(default_factory=dict)  # the version in which a round changed last
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -31,10 +32,12 @@ class RoundChanges:
         for board in self._boards.values():
             board.news.set()
 
-    def announce(self, id_: RoundId) -> None:
-        """The round changed in the store."""
+    def announce(self, id_: RoundId, *, counts_only: bool = False) -> None:
+        """The round changed in the store: it entered a state, or (`counts_only`) one more has enrolled or uploaded."""
         board = self._boards[id_.task]
         board.version += 1
+        if not counts_only:
+            board.moved_in = board.version
         board.changed_in[id_.number] = board.version
         board.news.set()
         board.news = asyncio.Event()
@@ -46,6 +49,16 @@ class RoundChanges:
     def since(self, task: TaskDigest, version: int) -> list[RoundNumber]:
         """The rounds that changed after `version`, in order."""
         return sorted(number for number, changed in self._boards[task].changed_in.items() if changed > version)
+
+    async def pause(self, task: TaskDigest, version: int, seconds: float) -> None:
+        """Return after `seconds`, or as soon as a round has entered a state after `version`, or the process ends."""
+        board = self._boards[task]
+        try:
+            async with asyncio.timeout(seconds):
+                while board.moved_in <= version and not self._stopped:
+                    await board.news.wait()
+        except TimeoutError:
+            return
 
     async def wait(self, task: TaskDigest, version: int) -> None:
         """Return once anything has changed after `version`; raises Unavailable when the process ends."""

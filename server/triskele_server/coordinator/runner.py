@@ -156,7 +156,7 @@ class TaskRunner:
             match decision:
                 case KeepOpen(quorum_since, until):
                     if self._store.note_uploads(id_, uploaded, quorum_since):
-                        self._changes.announce(id_)
+                        self._changes.announce(id_, counts_only=True)
                         waiting.moved()
                     await waiting.sleep(until - now)
                 case Seal(fixed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from triskele_server.rpc.server import caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_NUMBER = (1 << 63) - 1
+_VIEWS_PER_SECOND = 400  # of counts that grow while a round is open, to all watchers of a task together
 
 
 def refuse_wish(_: EnrolmentWish) -> None:
@@ -66,6 +68,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._party_addresses = [party_addresses[p] for p in PARTIES]
         self._limits = limits
         self._check_wish = check_wish
+        self._watchers: Counter[TaskDigest] = Counter()
+        self._views: dict[TaskDigest, tuple[int, dict[int, coordinator_pb2.RoundView]]] = {}
 
     async def ListTasks(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.ListTasksRequest, context: Context
@@ -79,18 +83,30 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
     ) -> AsyncIterator[coordinator_pb2.RoundView]:
         """First every round from `from_round` on as it stands, then each one again when it has changed.
 
-        Changes that come faster than the watcher reads arrive as one. Ends when nothing can change any more.
+        Changes that come faster than the watcher reads arrive as one, and so do counts that grow faster than all
+        watchers together are told; a new state is told at once. Ends when nothing can change any more.
         """
         task = self._task(request.task_digest)
+        self._watchers[task.spec.digest] += 1
+        try:
+            async for view in self._watched(task, request):
+                yield view
+        finally:
+            self._watchers[task.spec.digest] -= 1
+
+    async def _watched(
+        self, task: StoredTask, request: coordinator_pb2.WatchRoundsRequest
+    ) -> AsyncIterator[coordinator_pb2.RoundView]:
         digest, first = task.spec.digest, min(max(request.from_round, 1), _MAX_NUMBER)
         seen = self._changes.version(digest)
         pending = [record.id.number for record in self._store.rounds(digest, first)]
         while True:
             finished = self._finished(digest)  # if so before the views are read, they are the last ones
             for number in pending:
-                yield round_view(self._store.round(RoundId(digest, number)), task.spec)
+                yield self._view(task, RoundNumber(number))
             if finished:
                 return
+            await self._changes.pause(digest, seen, self._watchers[digest] / _VIEWS_PER_SECOND)
             await self._changes.wait(digest, seen)  # returns at once if something changed meanwhile
             changed = self._changes.since(digest, seen)
             seen = self._changes.version(digest)
@@ -133,7 +149,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._task(id_.task).spec.check_takes_part(participant)
         slot, new = self._store.enrol(id_, participant)
         if new:
-            self._changes.announce(id_)
+            self._changes.announce(id_, counts_only=True)
         return coordinator_pb2.EnrolReply(slot=slot, heavy=heavy_index(slot), party_addresses=self._party_addresses)
 
     async def FetchResult(  # noqa: N802  gRPC's name
@@ -152,6 +168,18 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         )
         async for piece in self._files.read(result.file, self._limits.chunk_bytes):
             yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
+
+    def _view(self, task: StoredTask, number: RoundNumber) -> coordinator_pb2.RoundView:
+        """The round as it stands, read once for all watchers that a change has woken."""
+        digest = task.spec.digest
+        version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again
+        known, views = self._views.get(digest, (-1, {}))
+        if known != version:
+            views = {}
+            self._views[digest] = (version, views)
+        if number not in views:
+            views[number] = round_view(self._store.round(RoundId(digest, number)), task.spec)
+        return views[number]
 
     def _task(self, digest: bytes) -> StoredTask:
         return self._store.task(TaskDigest(digest))

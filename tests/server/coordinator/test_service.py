@@ -17,7 +17,7 @@ from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, RoundNumber
 from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
-from triskele_server.coordinator.rounds import Blame, RoundId
+from triskele_server.coordinator.rounds import Blame, RoundId, RoundRecord
 from triskele_server.coordinator.service import CoordinatorService
 from triskele_server.round_state import RoundEvent, RoundState
 from triskele_server.rpc.channel import open_channel
@@ -254,6 +254,35 @@ def test_watcher_gets_one_view_per_change(play: Play) -> None:
         open_round(served.it, 2)
         view = await watching.read()
         assert (view.round, view.state) == (2, "OPEN")
+
+    play(scenario)
+
+
+def test_counts_that_grow_fast_are_told_together_and_a_new_state_at_once(play: Play, monkeypatch) -> None:
+    """With a hundred participants every upload was told to every other: most of what the coordinator did."""
+    monkeypatch.setattr("triskele_server.coordinator.service._VIEWS_PER_SECOND", 1 / 60)  # a pause of a minute for each
+
+    async def scenario(served: Served) -> None:
+        it, reads = served.it, 0
+        store_round = it.store.round
+
+        def counted(id_: RoundId) -> RoundRecord:
+            nonlocal reads
+            reads += 1
+            return store_round(id_)
+
+        monkeypatch.setattr(it.store, "round", counted)
+        open_round(it)
+        watching = [served.watch() for _ in range(8)]
+        assert {(await w.read()).enrolled for w in watching} == {0}
+        opened = reads
+        for name in ("alice", "bob"):
+            await served.enrol(name)
+        it.store.end(FIRST, RoundEvent.FAIL, Blame("broken", "party:1", "why"))
+        it.changes.announce(FIRST)
+        views = [await asyncio.wait_for(w.read(), 10) for w in watching]
+        assert [(v.enrolled, v.state) for v in views] == [(2, "FAILED")] * 8
+        assert reads - opened == 1, "read once for all watchers"
 
     play(scenario)
 
