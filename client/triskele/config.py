@@ -125,6 +125,7 @@ class ParticipantConfig(MemberConfig):
 
     participant: _Name
     signing: SigningFiles
+    relay: bool = True  # the heavy share goes up once; false: to each of its two holders
 
     @property
     def identity(self) -> Identity:

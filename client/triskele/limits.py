@@ -19,6 +19,7 @@ class Limits:
     max_message_bytes: int = 4 << 20  # bytes of one gRPC message
     rpc_seconds: float = 30.0  # deadline of a short call
     upload_seconds: float = 600.0  # deadline of one upload attempt
+    relay_seconds: float = 30.0  # that a relayed share may stand still before its participant uploads it directly
 
 
 DEFAULT_LIMITS = Limits()

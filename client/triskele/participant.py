@@ -53,7 +53,7 @@ class Participant:
         self.id = ParticipantId(config.participant)
         self._connections = Connections(config, lambda: credentials.current().channel, limits)
         self._coordinator = Coordinator(self._connections, limits, replace(retries, sleep=self._connections.sleep))
-        self._membership = Membership(self.id, credentials, self._coordinator)
+        self._membership = Membership(self.id, credentials, self._coordinator, config.relay)
 
     @classmethod
     def from_config(

@@ -29,6 +29,7 @@ class Membership:
     participant: ParticipantId
     credentials: Renewed[Credentials]
     coordinator: Coordinator
+    relay: bool = True  # the heavy share goes up once, and its first holder brings it to the second
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class Round:
             limits=coordinator.limits,
             retries=coordinator.retries,
             progress=progress,
+            relay=me.relay,
         )
         return SubmittedUpdate(self, enrolment.slot, structure)
 

@@ -150,6 +150,10 @@ def _addresses(members: Mapping[str, Member]) -> Iterator[str]:
             dialled, own = member.config[table][index], party.declared(what)
             if dialled != own:
                 yield f"{label}: {table}.{index} is {dialled}, but {party.label} is reached at {own}"
+        before = members[f"party-{(int(index) + 2) % 3}"]
+        if (relay_to := party.config.get("relay_to")) not in (None, before.declared("address")):
+            reached = before.declared("address")
+            yield f"{party.label}: relay_to is {relay_to}, but {before.label} is reached at {reached}"
         yield from _served(party, party.declared("address"), "listen")
         yield from _served(party, party.declared("peer-address"), "peer_listen")
     advertised = members["coordinator"].config.get("advertised", {})
@@ -245,8 +249,13 @@ def _network_policies(members: Mapping[str, Member]) -> Iterator[str]:
         party = members[f"party-{index}"]
         previous, following = members[f"party-{(index + 2) % 3}"], members[f"party-{(index + 1) % 3}"]
         yield from _let_in(party, party.port("listen"), coordinator, alone=False)
+        yield from _let_in(party, party.port("listen"), following, alone=False)
         yield from _let_in(party, party.port("peer_listen"), previous, alone=True)
-        yield from _let_out(party, {following.label: (following, following.declared("peer-address"))})
+        called = {
+            following.label: (following, following.declared("peer-address")),
+            previous.label: (previous, previous.declared("address")),
+        }
+        yield from _let_out(party, called)
     called = {m.label: (m, m.declared("address")) for m in members.values() if m.role == "party"}
     yield from _let_out(coordinator, called)
 
@@ -298,7 +307,7 @@ def _let_in(member: Member, port: int, caller: Member, *, alone: bool) -> Iterat
 
 
 def _let_out(member: Member, called: Mapping[str, tuple[Member, str]]) -> Iterator[str]:
-    """A party may call the next one and resolve names, and nothing else; the coordinator must reach the parties."""
+    """A party may call the other two and resolve names, and nothing else; the coordinator must reach the parties."""
     for label, (other, address) in called.items():
         if not _covers(_rules(member, "egress", port_of(address)), other):
             yield f"{member.label}: its network policy does not let it call {label} at {address}"

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from triskele.encoding import Words
 from triskele.errors import ConfigurationError, PartyFault
 from triskele.keystream import derive
+from triskele.limits import DEFAULT_LIMITS
 from triskele.sharing import WORD_BYTES
 
 STORE_KEY: Final = "TRISKELE_PARTY_STORE_KEY"  # the environment variable: 64 hexadecimal digits
@@ -125,6 +126,16 @@ class ShareVault:
             os.close(descriptor)
             raise
         return EncryptedFile(descriptor, cipher, committed // BLOCK_BYTES)
+
+    def read(self, path: Path, place: bytes, size: int, start: int) -> Iterator[bytes]:
+        """The bytes of a finished file of `size` bytes of words from `start` on; raises OSError, StoreDamaged."""
+        with path.open("rb") as file:
+            cipher = self._cipher(_salt(file.read(_HEADER)), place)
+            first = start // BLOCK_BYTES
+            file.seek(_HEADER + first * _SLOT)
+            for number in range(first, -(-size // BLOCK_BYTES)):
+                block = _opened(cipher, number, file.read(_SLOT))
+                yield block[start - first * BLOCK_BYTES :] if number == first else block
 
     def words(self, path: Path, place: bytes, length: int) -> EncryptedWordShare:
         """A finished file of `length` words, for reading; raises StoreDamaged if it is not as long."""
@@ -257,6 +268,18 @@ class EncryptedWordShare:
         words = np.frombuffer(blocks[0] if len(blocks) == 1 else b"".join(blocks), "<i8")
         skipped = first * BLOCK_BYTES // WORD_BYTES
         return words[start - skipped : stop - skipped]
+
+
+def read_plain(path: Path, size: int, start: int) -> Iterator[bytes]:
+    """The bytes of a file of words from `start` on, up to `size`; raises OSError, StoreDamaged if it is shorter."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < size:
+            block = file.read(min(DEFAULT_LIMITS.chunk_bytes, size - start))
+            if not block:
+                raise StoreDamaged(f"{path.name} is shorter than it was")
+            start += len(block)
+            yield block
 
 
 def encrypted_size(plain: int) -> int:

@@ -117,6 +117,7 @@ class PartyConfig(_Table):
     peers: Addresses  # of the two other parties' peer_listen, as seen from here
     tls: TlsTable
     data: FilePath
+    relay_to: Address | None = None  # the previous party's `listen`, as seen from here; without it nothing is relayed
     coordinator: str = "main"  # the only coordinator that may drive this party
     sealing_key: FilePath | None = None  # X25519, PEM; without it no forwarder may bring sealed uploads
     probes: ProbesTable = ProbesTable()

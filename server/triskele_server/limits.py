@@ -65,7 +65,7 @@ class ServerLimits:
     """Calls of one participant, operator or reader at a time, watches included; then RESOURCE_EXHAUSTED."""
 
     uploads_at_once: _Count = 16
-    """Upload streams of one participant at a time; then RESOURCE_EXHAUSTED."""
+    """Upload streams of one participant, or relays of one party, at a time; then RESOURCE_EXHAUSTED."""
 
     forwarder_uploads_at_once: _Count = 256
     """Calls and upload streams of one forwarder at a time; then RESOURCE_EXHAUSTED."""
@@ -82,6 +82,8 @@ class ServerLimits:
 
     def at_once(self, role: Role, *, upload: bool) -> int | None:
         """Calls, or upload streams, of one caller in this role at a time; None: not limited."""
+        if role == "party" and upload:
+            return self.uploads_at_once
         return _of_role(role, self.uploads_at_once if upload else self.calls_at_once, self.forwarder_uploads_at_once)
 
 

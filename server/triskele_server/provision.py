@@ -209,6 +209,7 @@ class _Writer:
             "listen": self._address(ports.listen),
             "peer_listen": self._address(ports.peer or 0),
             "data": "data",
+            "relay_to": self._address(self._ports.parties[(index + 2) % 3].listen),
             "peers": peers,
             "tls": _TLS | {"denied": DENY_LIST},
             "probes": self._probes(ports),

@@ -39,10 +39,12 @@ def join(federation, authority, tmp_path) -> Iterator:
     """Make a participant of the federation by name; the same name again gives the same keys."""
     with contextlib.ExitStack() as stack:
 
-        def make(name: str = "alice", limits: Limits = SMALL) -> Participant:
+        def make(name: str = "alice", limits: Limits = SMALL, *, relay: bool = True) -> Participant:
             config = tmp_path / name / "participant.toml"
             if not config.exists():
                 write_participant(tmp_path / name, authority, name, federation.address)
+            if not relay:
+                config.write_text("relay = false\n" + config.read_text())
             return stack.enter_context(Participant.from_config(config, limits=limits, retries=QUICK))
 
         yield make

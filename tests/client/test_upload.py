@@ -5,6 +5,7 @@ import pytest
 
 from triskele import Conflict, InvalidUpdate, PartyFault, Unavailable, WrongState
 from triskele.errors import InvalidUpload
+from triskele.limits import Limits
 from triskele_proto.v1 import party_pb2
 
 from .conftest import QUICK
@@ -135,3 +136,48 @@ def test_update_above_the_clip_is_clipped_or_refused(federation, open_round):
     open_round.submit(long)
     clipped = long * (4.0 / np.linalg.norm(long))
     assert np.abs(sum_in_model_units(federation) - clipped).max() < 4.0 * 2.0**-20
+
+
+@pytest.fixture
+def relaying(federation):
+    """Every party brings the share that goes up to it to the party before it."""
+    for party in federation.parties:
+        party.brings_to = federation.parties[(party.index + 2) % 3]
+    return federation
+
+
+@pytest.mark.parametrize(("slot", "first", "second"), [(0, 0, 2), (1, 1, 0), (2, 2, 1)])
+def test_heavy_share_goes_up_once(relaying, open_round, slot, first, second):
+    relaying.coordinator.first_slot = slot
+    open_round.submit(update())
+    assert [bool(party.offsets) for party in relaying.parties] == [index == first for index in range(3)]
+    assert [party.announced for party in relaying.parties] == [index == second for index in range(3)]
+    assert np.abs(sum_in_model_units(relaying) - update()).max() < 4.0 * 2.0**-20
+
+
+def test_heavy_share_goes_up_twice_where_its_participant_wants_it(relaying, join, tmp_path):
+    relaying.coordinator.show(1, "OPEN")
+    join(relay=False).round("faces", 1).submit(update())
+    assert [party.announced for party in relaying.parties] == [0, 0, 0]
+    assert [bool(party.offsets) for party in relaying.parties] == [True, False, True]
+
+
+def test_party_that_is_silent_about_a_share_it_should_bring_keeps_nobody_out(relaying, join):
+    relaying.coordinator.show(1, "OPEN")
+    relaying.parties[0].brings = lambda words: None
+    join(limits=Limits(chunk_bytes=1024, relay_seconds=0.3)).round("faces", 1).submit(update())
+    assert relaying.parties[2].offsets == list(range(0, HEAVY, 1024))
+    assert np.abs(sum_in_model_units(relaying) - update()).max() < 4.0 * 2.0**-20
+
+
+def test_party_that_brings_other_words_keeps_nobody_out(relaying, open_round):
+    relaying.parties[0].brings = lambda words: words[:-1] + bytes([words[-1] ^ 1])
+    open_round.submit(update())  # at once: the other holder has said that it has given the relay up
+    assert relaying.parties[2].offsets == list(range(0, HEAVY, 1024))
+    assert np.abs(sum_in_model_units(relaying) - update()).max() < 4.0 * 2.0**-20
+
+
+def test_relayed_upload_is_known_again_after_a_restart(relaying, join, open_round):
+    open_round.submit(update())
+    join().round("faces", 1).submit(update())
+    assert [party.streams for party in relaying.parties] == [1, 1, 0]

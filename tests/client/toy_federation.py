@@ -6,6 +6,8 @@ It checks what it receives as a party does, adds up in the clear, and breaks whe
 import datetime
 import hashlib
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -39,6 +41,7 @@ class StoredUpload:
     shares: dict[int, bytes] = field(default_factory=dict)  # seeds
     heavy: bytearray = field(default_factory=bytearray)
     complete: bool = False
+    relayed: bool = False  # the words are expected from the other holder
 
 
 class ToyParty(party_pb2_grpc.PartyServicer):
@@ -53,6 +56,9 @@ class ToyParty(party_pb2_grpc.PartyServicer):
         self.refusal: TriskeleError | None = None
         self.closed = False
         self.lies_complete: party_pb2.UploadReply | None = None
+        self.announced = 0  # headers of uploads whose words the other holder brings
+        self.brings_to: ToyParty | None = None  # without it this party relays nothing
+        self.brings: Callable[[bytes], bytes | None] = lambda words: words  # what it brings; None: nothing, ever
 
     def UploadStatus(self, request, context):  # noqa: N802  gRPC's name
         stored = self.uploads.get(caller(context))
@@ -60,20 +66,56 @@ class ToyParty(party_pb2_grpc.PartyServicer):
             return party_pb2.UploadReply()
         if stored.manifest.digest != request.manifest_digest:
             self.abort(context, Conflict("another update stands already"))
-        return party_pb2.UploadReply(committed=len(stored.heavy), complete=stored.complete)
+        return self._reply(stored)
+
+    def _reply(self, stored, *, relay=True) -> party_pb2.UploadReply:
+        return party_pb2.UploadReply(
+            committed=len(stored.heavy),
+            complete=stored.complete,
+            relayed=stored.relayed,
+            relaying=relay and self.brings_to is not None,
+        )
 
     def Upload(self, requests, context):  # noqa: N802  gRPC's name
+        header = next(requests).header
+        if header.relayed and self.refusal is None:
+            return self._announced(header, context)
         self.streams += 1
         if self.lies_complete is not None:
             return self.lies_complete
         try:
             if self.refusal is not None:
                 raise self.refusal
-            stored = self._begin(next(requests).header, caller(context))
+            stored = self._begin(header, caller(context))
+            if stored.relayed and not stored.complete:
+                stored.relayed, stored.heavy = False, bytearray()
             self._receive(stored, requests, context)
         except TriskeleError as error:
             self.abort(context, error)
-        return party_pb2.UploadReply(committed=len(stored.heavy), complete=stored.complete)
+        if header.relay and self.brings_to is not None:
+            self.brings_to.brought(caller(context), self.brings(bytes(stored.heavy)))
+        return self._reply(stored, relay=header.relay)
+
+    def _announced(self, header, context) -> party_pb2.UploadReply:
+        self.announced += 1
+        try:
+            stored = self._begin(header, caller(context))
+        except TriskeleError as error:
+            self.abort(context, error)
+        stored.relayed = stored.relayed or not (stored.heavy or stored.complete)
+        return self._reply(stored)
+
+    def brought(self, identity, words: bytes | None) -> None:
+        """What the other holder has, after the participant has announced it; what does not match is thrown away."""
+        until = time.monotonic() + 10
+        while identity not in self.uploads and time.monotonic() < until:
+            time.sleep(0.01)
+        stored = self.uploads[identity]
+        if words is not None:
+            heavy = stored.manifest.heavy
+            stored.complete = commitment_matches(stored.manifest.commitments[heavy], self.salts[heavy], words)
+            stored.relayed = stored.complete
+            stored.heavy = bytearray(words if stored.complete else b"")
 
     def _begin(self, header, identity) -> StoredUpload:
         now = datetime.datetime.now(datetime.UTC)

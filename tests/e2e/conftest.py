@@ -14,6 +14,7 @@ from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFede
 
 PARTICIPANTS = 5
 DIMENSION = 3000
+RELAYED = 300_000
 INTERRUPTED = 1_500_000  # large enough to be killed in the upload
 
 
@@ -34,6 +35,7 @@ TASKS = [
     scheduled("private", rounds=2, privacy=Privacy(noise_multiplier=4.0, delta=1e-5, budget_epsilon=1.2)),
     scheduled("vanished", quorum=3),
     scheduled("interrupted", dimension=INTERRUPTED),
+    scheduled("relayed", dimension=RELAYED),
     *(scheduled(f"kill-{name}", **KRUM) for name in (COORDINATOR, *PARTY_NAMES)),
     *(scheduled(f"computing-{name}", rule="flame", decisions="hidden") for name in (COORDINATOR, *PARTY_NAMES)),
 ]

@@ -9,13 +9,15 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from bench import plaintext
 
-from e2e.conftest import DIMENSION, INTERRUPTED, PARTICIPANTS
+from e2e.conftest import DIMENSION, INTERRUPTED, PARTICIPANTS, RELAYED
 from triskele import Conflict, InvalidUpdate, Participant, Round, RoundFailed, SubmittedUpdate
+from triskele.connection import RetryPolicy
 from triskele.errors import InvalidUpload
 from triskele.ids import PARTIES
 from triskele.limits import DEFAULT_LIMITS
@@ -185,6 +187,30 @@ def test_killed_participant_resumes_its_upload_with_the_same_bytes(
     np.testing.assert_allclose(rest[0].result(timeout=120), rows.mean(0), atol=1e-12)
 
 
+def test_kill_of_both_holders_while_shares_are_relayed_costs_nothing(federation: LocalFederation) -> None:
+    rows = updates(8, dimension=RELAYED)
+    patient = RetryPolicy(attempts=200, total=200.0)
+    with ExitStack() as stack:
+        members = [
+            stack.enter_context(Participant.from_config(path, retries=patient))
+            for path in federation.made.participants.values()
+        ]
+        rounds = [next(member.rounds("relayed")) for member in members]
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        uploads = pool.submit(everybody, members, lambda i: rounds[i].submit(rows[i]))
+        with members[0].watch("relayed", timeout=60) as views:
+            next(view for view in views if view.enrolled)
+        for name in PARTY_NAMES[1:]:  # in slots 2 and 5 they are the two holders
+            federation.kill(name)
+        for name in PARTY_NAMES[1:]:
+            federation.start(name)
+        federation.wait_ready(*PARTY_NAMES[1:])
+        handles = uploads.result(timeout=200)
+        results = everybody(members, lambda i: handles[i].result(timeout=120))
+    for result in results:
+        np.testing.assert_allclose(result, rows.mean(0), atol=1e-12)
+
+
 def raw_submission(member: Participant, round_: Round, words: np.ndarray, tamper=None) -> None:
     """Submit ring words as a malicious participant would: without the client's encoding, perhaps tampered with."""
     me = round_.membership
@@ -259,6 +285,8 @@ def test_metrics_of_real_rounds_have_moved(federation: LocalFederation) -> None:
         ),
         "party-1": (
             'triskele_party_uploads_total{outcome="complete",reason=""}',
+            'triskele_party_relays_total{outcome="sent"}',
+            'triskele_party_relays_total{outcome="received"}',
             'triskele_party_round_states_total{state="RELEASED"}',
             'triskele_grpc_server_received_bytes_total{method="/triskele.v1.Party/Upload"}',
             'triskele_mpc_step_seconds_count{step="filter"}',

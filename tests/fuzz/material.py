@@ -75,9 +75,17 @@ class Material:
 
     @cached_property
     def submission(self) -> Submission:
+        return self._submission(Slot(0))
+
+    @cached_property
+    def relayed(self) -> Submission:
+        """One whose heavy share party 1 brings to party 0."""
+        return self._submission(Slot(1))
+
+    def _submission(self, slot: Slot) -> Submission:
         vector = np.linspace(-0.1, 0.1, SPEC.dimension)
         encoded = encode_update(vector, SPEC, ROUND, weight=None, clip=True, key=self.key)
-        return prepare(encoded, slot=Slot(0), participant=NAME, key=self.key, certificate=self.certificate)
+        return prepare(encoded, slot=slot, participant=NAME, key=self.key, certificate=self.certificate)
 
     @cached_property
     def wish(self) -> coordinator_pb2.EnrolForRequest:
@@ -98,6 +106,12 @@ class Material:
         pieces = [(0, share[:middle]), (middle, share[middle:])]
         chunks = [party_pb2.UploadRequest(chunk=types_pb2.Chunk(offset=at, data=data)) for at, data in pieces]
         return [header, *chunks]
+
+    def relay(self) -> list[party_pb2.RelayRequest]:
+        """What party 1 sends party 0 of that share."""
+        header = party_pb2.RelayHeader(manifest=self.relayed.signed, salt=self.relayed.sharing.salts[1])
+        chunk = types_pb2.Chunk(offset=0, data=bytes(self.relayed.heavy_share))
+        return [party_pb2.RelayRequest(header=header), party_pb2.RelayRequest(chunk=chunk)]
 
     @cached_property
     def sealed(self) -> SealedUpload:

@@ -44,6 +44,7 @@ CALLER = {
     "Info": "participant",
 }
 FORWARDED = frozenset(("/triskele.v1.Coordinator/EnrolFor", "/triskele.v1.Party/UploadSealed"))
+RELAYED = frozenset(("/triskele.v1.Party/Relay", "/triskele.v1.Party/RelayStatus"))  # to party 0 from party 1
 
 
 class Nobody:
@@ -89,7 +90,7 @@ class Served:
 
     def _channel(self, method: str) -> grpc.Channel:
         service = method.split("/")[1].rsplit(".", 1)[-1]
-        caller = "forwarder" if method in FORWARDED else CALLER[service]
+        caller = "forwarder" if method in FORWARDED else "party-1" if method in RELAYED else CALLER[service]
         with self._opening:
             if (service, caller) not in self._channels:
                 folder = self.material.member if caller == "participant" else self.material.folder / caller

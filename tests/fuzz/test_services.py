@@ -36,6 +36,10 @@ def requests(made: Material) -> dict[str, list[bytes]]:
         "Info/Describe": [info_pb2.DescribeRequest()],
         "Party/UploadStatus": [party_pb2.UploadStatusRequest(**place, manifest_digest=made.submission.digest)],
         "Party/Upload": made.upload(),
+        "Party/Relay": made.relay(),
+        "Party/RelayStatus": [
+            party_pb2.RelayStatusRequest(**place, participant=NAME, manifest_digest=made.relayed.digest)
+        ],
         "Party/UploadSealed": made.sealed_requests(),
         "PartyControl/OpenRound": [control_pb2.OpenRoundRequest(task=SPEC.canonical(), round=ROUND)],
         "PartyControl/RoundStatus": [control_pb2.RoundRequest(**place)],

@@ -450,5 +450,9 @@ async def _stream(call: Call, deserialize: Callable[[bytes], Any]) -> AsyncItera
 
 
 async def _asynchronous(messages: Any) -> AsyncIterator[Any]:
+    if hasattr(messages, "__aiter__"):
+        async for message in messages:
+            yield message
+        return
     for message in messages:
         yield message

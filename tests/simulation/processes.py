@@ -203,9 +203,15 @@ class Party(Process):
         worker.party = self
         await worker.start()
         server: Any = Server(self.network, self.host, self.life)
-        async with behind(server, self.config, worker, self._now):
+        async with behind(server, self.config, worker, self._now, self._dial):
             self.network.serve(self.config.listen, server)
             await asyncio.Event().wait()
+
+    def _dial(self, config: PartyConfig) -> Any:
+        """To the party that shares are relayed to."""
+        target = f"party-{(config.index + 2) % 3}"
+        identity = party_identity(config.federation, config.index)
+        return Channel(self.network, target, config.relay_to or "", identity)
 
     def kill_worker(self) -> None:
         """The worker dies alone; its parent sees the end of the pipe."""
@@ -223,8 +229,8 @@ class WatchedChanges(RoundChanges):
         super().__init__()
         self._news = news
 
-    def announce(self, id_: RoundId) -> None:
-        super().announce(id_)
+    def announce(self, id_: RoundId, *, counts_only: bool = False) -> None:
+        super().announce(id_, counts_only=counts_only)
         self._news.set()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from triskele.ids import PARTIES
 from triskele_server.coordinator import runner
 from triskele_server.coordinator.store import Store
 from triskele_server.mpc.opening_ledger import OpeningLedger
@@ -30,14 +31,14 @@ def a_replayed_upload_counts_twice(patch: pytest.MonkeyPatch) -> None:
     begun: Counter[tuple[int, bytes]] = Counter()
     begin, job = Intake.begin, RoundControl._job
 
-    def counting(self: Intake, caller: Any, signed: Any, shares: Any) -> Any:
-        session = begin(self, caller, signed, shares)
+    def counting(self: Intake, *args: Any, **options: Any) -> Any:
+        session = begin(self, *args, **options)
         begun[self._party, session._upload.manifest_digest] += 1
         return session
 
     def doubled(self: RoundControl, key: Any, attempt: int) -> Any:
         given = job(self, key, attempt)
-        again = [s for s in given.submissions if begun[self._config.index, s.manifest_digest] > 1]
+        again = [s for s in given.submissions if any(begun[p, s.manifest_digest] > 1 for p in PARTIES)]
         return replace(given, submissions=(*given.submissions, *again))
 
     patch.setattr(Intake, "begin", counting)

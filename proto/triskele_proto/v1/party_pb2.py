@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triskele_proto.v1 import types_pb2 as triskele__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriskele_proto/v1/party.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"R\n\x13UploadStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"8\n\x0bShareHeader\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"g\n\x0cUploadHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12(\n\x06shares\x18\x02 \x03(\x0b\x32\x18.triskele.v1.ShareHeader\"i\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.UploadHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"2\n\x0bUploadReply\x12\x11\n\tcommitted\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"]\n\x12SealedUploadHeader\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c\"-\n\x0bSealedChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"{\n\x13SealedUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.triskele.v1.SealedUploadHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.triskele.v1.SealedChunkH\x00\x42\x06\n\x04part2\xe3\x01\n\x05Party\x12J\n\x0cUploadStatus\x12 .triskele.v1.UploadStatusRequest\x1a\x18.triskele.v1.UploadReply\x12@\n\x06Upload\x12\x1a.triskele.v1.UploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12L\n\x0cUploadSealed\x12 .triskele.v1.SealedUploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriskele_proto/v1/party.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"R\n\x13UploadStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"8\n\x0bShareHeader\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"\x87\x01\n\x0cUploadHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12(\n\x06shares\x18\x02 \x03(\x0b\x32\x18.triskele.v1.ShareHeader\x12\r\n\x05relay\x18\x03 \x01(\x08\x12\x0f\n\x07relayed\x18\x04 \x01(\x08\"i\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.UploadHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"U\n\x0bUploadReply\x12\x11\n\tcommitted\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0f\n\x07relayed\x18\x03 \x01(\x08\x12\x10\n\x08relaying\x18\x04 \x01(\x08\"J\n\x0bRelayHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\"g\n\x0cRelayRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.triskele.v1.RelayHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"f\n\x12RelayStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\x0c\"]\n\x12SealedUploadHeader\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c\"-\n\x0bSealedChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"{\n\x13SealedUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.triskele.v1.SealedUploadHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.triskele.v1.SealedChunkH\x00\x42\x06\n\x04part2\xed\x02\n\x05Party\x12J\n\x0cUploadStatus\x12 .triskele.v1.UploadStatusRequest\x1a\x18.triskele.v1.UploadReply\x12@\n\x06Upload\x12\x1a.triskele.v1.UploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12L\n\x0cUploadSealed\x12 .triskele.v1.SealedUploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12>\n\x05Relay\x12\x19.triskele.v1.RelayRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12H\n\x0bRelayStatus\x12\x1f.triskele.v1.RelayStatusRequest\x1a\x18.triskele.v1.UploadReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,18 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADSTATUSREQUEST']._serialized_end=159
   _globals['_SHAREHEADER']._serialized_start=161
   _globals['_SHAREHEADER']._serialized_end=217
-  _globals['_UPLOADHEADER']._serialized_start=219
-  _globals['_UPLOADHEADER']._serialized_end=322
-  _globals['_UPLOADREQUEST']._serialized_start=324
-  _globals['_UPLOADREQUEST']._serialized_end=429
-  _globals['_UPLOADREPLY']._serialized_start=431
-  _globals['_UPLOADREPLY']._serialized_end=481
-  _globals['_SEALEDUPLOADHEADER']._serialized_start=483
-  _globals['_SEALEDUPLOADHEADER']._serialized_end=576
-  _globals['_SEALEDCHUNK']._serialized_start=578
-  _globals['_SEALEDCHUNK']._serialized_end=623
-  _globals['_SEALEDUPLOADREQUEST']._serialized_start=625
-  _globals['_SEALEDUPLOADREQUEST']._serialized_end=748
-  _globals['_PARTY']._serialized_start=751
-  _globals['_PARTY']._serialized_end=978
+  _globals['_UPLOADHEADER']._serialized_start=220
+  _globals['_UPLOADHEADER']._serialized_end=355
+  _globals['_UPLOADREQUEST']._serialized_start=357
+  _globals['_UPLOADREQUEST']._serialized_end=462
+  _globals['_UPLOADREPLY']._serialized_start=464
+  _globals['_UPLOADREPLY']._serialized_end=549
+  _globals['_RELAYHEADER']._serialized_start=551
+  _globals['_RELAYHEADER']._serialized_end=625
+  _globals['_RELAYREQUEST']._serialized_start=627
+  _globals['_RELAYREQUEST']._serialized_end=730
+  _globals['_RELAYSTATUSREQUEST']._serialized_start=732
+  _globals['_RELAYSTATUSREQUEST']._serialized_end=834
+  _globals['_SEALEDUPLOADHEADER']._serialized_start=836
+  _globals['_SEALEDUPLOADHEADER']._serialized_end=929
+  _globals['_SEALEDCHUNK']._serialized_start=931
+  _globals['_SEALEDCHUNK']._serialized_end=976
+  _globals['_SEALEDUPLOADREQUEST']._serialized_start=978
+  _globals['_SEALEDUPLOADREQUEST']._serialized_end=1101
+  _globals['_PARTY']._serialized_start=1104
+  _globals['_PARTY']._serialized_end=1469
 # @@protoc_insertion_point(module_scope)

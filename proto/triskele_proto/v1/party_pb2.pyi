@@ -28,12 +28,16 @@ class ShareHeader(_message.Message):
     def __init__(self, index: _Optional[int] = ..., salt: _Optional[bytes] = ..., seed: _Optional[bytes] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("manifest", "shares")
+    __slots__ = ("manifest", "shares", "relay", "relayed")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
     manifest: _types_pb2.SignedManifest
     shares: _containers.RepeatedCompositeFieldContainer[ShareHeader]
-    def __init__(self, manifest: _Optional[_Union[_types_pb2.SignedManifest, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[ShareHeader, _Mapping]]] = ...) -> None: ...
+    relay: bool
+    relayed: bool
+    def __init__(self, manifest: _Optional[_Union[_types_pb2.SignedManifest, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[ShareHeader, _Mapping]]] = ..., relay: bool = ..., relayed: bool = ...) -> None: ...
 
 class UploadRequest(_message.Message):
     __slots__ = ("header", "chunk")
@@ -44,12 +48,44 @@ class UploadRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...
 
 class UploadReply(_message.Message):
-    __slots__ = ("committed", "complete")
+    __slots__ = ("committed", "complete", "relayed", "relaying")
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
+    RELAYING_FIELD_NUMBER: _ClassVar[int]
     committed: int
     complete: bool
-    def __init__(self, committed: _Optional[int] = ..., complete: bool = ...) -> None: ...
+    relayed: bool
+    relaying: bool
+    def __init__(self, committed: _Optional[int] = ..., complete: bool = ..., relayed: bool = ..., relaying: bool = ...) -> None: ...
+
+class RelayHeader(_message.Message):
+    __slots__ = ("manifest", "salt")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    manifest: _types_pb2.SignedManifest
+    salt: bytes
+    def __init__(self, manifest: _Optional[_Union[_types_pb2.SignedManifest, _Mapping]] = ..., salt: _Optional[bytes] = ...) -> None: ...
+
+class RelayRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: RelayHeader
+    chunk: _types_pb2.Chunk
+    def __init__(self, header: _Optional[_Union[RelayHeader, _Mapping]] = ..., chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...
+
+class RelayStatusRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "participant", "manifest_digest")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    participant: str
+    manifest_digest: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., participant: _Optional[str] = ..., manifest_digest: _Optional[bytes] = ...) -> None: ...
 
 class SealedUploadHeader(_message.Message):
     __slots__ = ("task_digest", "round", "participant", "sealed")

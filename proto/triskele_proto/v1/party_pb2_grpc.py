@@ -49,6 +49,16 @@ class PartyStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
                 _registered_method=True)
+        self.Relay = channel.stream_unary(
+                '/triskele.v1.Party/Relay',
+                request_serializer=triskele__proto_dot_v1_dot_party__pb2.RelayRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+                _registered_method=True)
+        self.RelayStatus = channel.unary_unary(
+                '/triskele.v1.Party/RelayStatus',
+                request_serializer=triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+                _registered_method=True)
 
 
 class PartyServicer(object):
@@ -75,6 +85,19 @@ class PartyServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Relay(self, request_iterator, context):
+        """From the heavy share's first holder to its second: the words, in order from the committed offset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RelayStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartyServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +114,16 @@ def add_PartyServicer_to_server(servicer, server):
             'UploadSealed': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadSealed,
                     request_deserializer=triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
+            ),
+            'Relay': grpc.stream_unary_rpc_method_handler(
+                    servicer.Relay,
+                    request_deserializer=triskele__proto_dot_v1_dot_party__pb2.RelayRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
+            ),
+            'RelayStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.RelayStatus,
+                    request_deserializer=triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
             ),
     }
@@ -174,6 +207,60 @@ class Party(object):
             target,
             '/triskele.v1.Party/UploadSealed',
             triskele__proto_dot_v1_dot_party__pb2.SealedUploadRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relay(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/triskele.v1.Party/Relay',
+            triskele__proto_dot_v1_dot_party__pb2.RelayRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RelayStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triskele.v1.Party/RelayStatus',
+            triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.SerializeToString,
             triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
             options,
             channel_credentials,

@@ -24,6 +24,10 @@ UPLOADS: Final = Counter("triskele_party_uploads_total", "Uploads, by what becam
 UPLOAD_BYTES: Final = Counter("triskele_party_upload_bytes_total", "Bytes of heavy shares written to disk")
 REPLAYS: Final = Counter("triskele_party_replays_total", "Uploads that look like replays, by kind", ["kind"])
 
+RELAYS: Final = Counter("triskele_party_relays_total", "Heavy shares that one holder brings the other", ["outcome"])
+
+RELAY_OUTCOMES: Final = ("sent", "refused", "received", "mismatch")
+"""Sent and refused are of the party that brings, received and mismatch of the other one."""
 OUTCOMES: Final = ("complete", "taken_over", "broken_off", "expired")
 """Of uploads that were not refused: those carry the reason of the refusal."""
 REPLAY_KINDS: Final = ("another_participant", "another_manifest", "another_round", "repeated")
@@ -32,6 +36,8 @@ for _outcome in OUTCOMES:
     UPLOADS.labels(_outcome, "")
 for _reason in REASONS.values():
     UPLOADS.labels("refused", _reason.label)
+for _outcome in RELAY_OUTCOMES:
+    RELAYS.labels(_outcome)
 for _kind in REPLAY_KINDS:
     REPLAYS.labels(_kind)
 

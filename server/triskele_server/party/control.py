@@ -288,11 +288,12 @@ class RoundControl:
             held = self._held(record.key, upload)
             seeds_there = all(self._files.has_seed(s.path) for s in held.shares if s.seed)
             words = next((self._files.stored(s.path, seed=False) for s in held.shares if not s.seed), 0)
-            if words >= upload.committed and (seeds_there or not upload.complete):
+            if words >= upload.committed and (seeds_there or not (upload.complete or upload.seeded)):
                 continue
             if upload.sealed:
                 return Blame(SHARES_LOST, self._who, f"slot {upload.slot}: files of this party are missing")
-            self._store.reopen_upload(record.key, upload.participant, min(words, upload.committed))
+            committed = min(words, upload.committed)
+            self._store.reopen_upload(record.key, upload.participant, committed, seeded=upload.seeded and seeds_there)
         return None
 
 

@@ -6,6 +6,10 @@
     write   (8) chunks come in order, in size, and not beyond the share's length
     finish  (9) the share is whole, (10) it opens its commitment, (11) all is on disk before it counts
 
+A heavy share may go up once (docs/protocol.md, "One upload"): its first holder, party h, then brings the words to the
+second one, party h - 1. `announce` takes what the participant tells the second holder: steps (1) to (7), and its seed
+is kept. `begin_relay` takes the words from the first one, which the participant's signed manifest speaks for.
+
 A refused call changes nothing, but for step 10: a share that does not match is thrown away, so that its participant may
 send again. An upload is one participant's to one round; a second stream or a status call takes it over from the first.
 """
@@ -15,26 +19,26 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary, ref
 
 from cryptography import x509
 
 from triskele import manifest as manifests
-from triskele.errors import InvalidUpload, TriskeleError, WrongState
+from triskele.errors import Forbidden, InvalidUpload, TriskeleError, Unavailable, WrongState
 from triskele.identity import Identity
 from triskele.ids import ParticipantId, PartyIndex, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import Manifest, ManifestDigest
 from triskele.sharing import SALT_BYTES, SEED_BYTES, WORD_BYTES, Salt, commitment_matches
 from triskele.task import TaskSpec
-from triskele_proto.v1 import types_pb2
+from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.metrics import party as metrics
 from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.records import Submission, Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
-from triskele_server.party.upload import Progress, UploadSession
+from triskele_server.party.upload import Progress, RelayedWords, UploadSession
 from triskele_server.round_state import RoundState
 from triskele_server.rpc.deny_list import DenyList
 
@@ -57,13 +61,23 @@ class _Place:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     session: ref[UploadSession] | None = None
+    relay: ref[UploadSession] | None = None  # from the other holder
 
     def take_over(self, error: TriskeleError) -> None:
-        """End the stream that writes now, if any; what it has written is kept."""
-        session = None if self.session is None else self.session()
-        if session is not None:
-            session.close(error)
+        """End the participant's stream that writes now, if any; what it has written is kept."""
+        _close(self.session, error)
         self.session = None
+
+    def take_relay_over(self, error: TriskeleError) -> None:
+        """The same for the other holder's stream."""
+        _close(self.relay, error)
+        self.relay = None
+
+
+def _close(session: ref[UploadSession] | None, error: TriskeleError) -> None:
+    open_session = None if session is None else session()
+    if open_session is not None:
+        open_session.close(error)
 
 
 class Intake:
@@ -80,7 +94,9 @@ class Intake:
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         limits: Limits = DEFAULT_LIMITS,
         room: DiskRoom | None = None,
+        relays: bool = False,
     ) -> None:
+        """`relays`: whether this party can reach the one that holds its first share too."""
         self._store = store
         self._files = files
         self._party = party
@@ -89,6 +105,7 @@ class Intake:
         self._now = now
         self._limits = limits
         self._room = room
+        self._relays = relays
         self._places: WeakValueDictionary[tuple[RoundKey, ParticipantId], _Place] = WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -107,12 +124,94 @@ class Intake:
         if upload is None:
             return Progress(0, complete=False)
         upload.check_manifest(digest)
-        return Progress(upload.committed, upload.complete)
+        return Progress.of(upload)
 
     def begin(
-        self, caller: Identity, signed: types_pb2.SignedManifest, shares: Sequence[ReceivedShare]
+        self,
+        caller: Identity,
+        signed: types_pb2.SignedManifest,
+        shares: Sequence[ReceivedShare],
+        *,
+        relay: bool = False,
     ) -> UploadSession:
-        """Steps (1) to (7): an upload that goes on from what is committed. Raises a ParticipantFault."""
+        """Steps (1) to (7): an upload that goes on from what is committed. Raises a ParticipantFault.
+
+        `relay`: the participant asks this party to bring the words to the other holder.
+        """
+        manifest, key, is_open = self._checked(caller, signed)
+        self._check_shares(manifest, shares)  # (5), (6)
+        header = self._relay_header(signed, manifest, shares) if relay else b""
+        if not is_open:
+            return self._session(key, manifest, shares, _Place(), header)  # complete, or refused
+        place = self._place(key, manifest.participant)
+        with place.lock:
+            place.take_over(_TAKEN_OVER)
+            place.take_relay_over(_SENT_DIRECTLY)
+            session = self._session(key, manifest, shares, place, header)
+            place.session = ref(session)
+            return session
+
+    def announce(self, caller: Identity, signed: types_pb2.SignedManifest, shares: Sequence[ReceivedShare]) -> Progress:
+        """Steps (1) to (7), and the participant's part of an upload whose words the other holder brings.
+
+        An upload whose words the participant has begun to send itself stays so: what is told says which it is.
+        """
+        manifest, key, is_open = self._checked(caller, signed)
+        self._check_shares(manifest, shares)  # (5), (6)
+        if manifest.heavy != held_shares(self._party)[1]:
+            raise InvalidUpload(f"relayed: party {self._party} is not the second holder of share {manifest.heavy}")
+        place = self._place(key, manifest.participant) if is_open else _Place()
+        with place.lock:
+            place.take_over(_TAKEN_OVER)
+            upload = self._reserve(key, manifest, relayed=True)
+            if upload.complete or not upload.relayed:
+                return Progress.of(upload)
+            return Progress.of(self._seeded(key, upload, manifest, shares))
+
+    def begin_relay(self, caller: Identity, signed: types_pb2.SignedManifest, salt: bytes) -> UploadSession:
+        """The words of a participant's upload from `caller`, the party that holds them too. Raises a ParticipantFault.
+
+        The participant's signature says that there is such an upload; who brings it can be nobody but party h.
+        """
+        told = Manifest.from_proto(signed.manifest)
+        participant = Identity(caller.federation, "participant", told.participant)
+        manifest, key, is_open = self._checked(participant, signed)
+        self._check_relays(caller, manifest.heavy)
+        if len(salt) != SALT_BYTES:
+            raise InvalidUpload(f"relay: the salt has {len(salt)} bytes, not {SALT_BYTES}")
+        place = self._place(key, manifest.participant) if is_open else _Place()
+        with place.lock:
+            place.take_relay_over(_TAKEN_OVER)
+            upload = self._reserve(key, manifest, relayed=True)
+            if not (upload.complete or upload.relayed):
+                raise WrongState(str(_SENT_DIRECTLY))  # a new one: an exception raised twice collects tracebacks
+            session = RelayedWords(
+                self._store,
+                self._files,
+                key=key,
+                upload=replace(upload, complete=upload.complete or upload.words_there),
+                length=manifest.length,
+                commitments=manifest.commitments,
+                salts={manifest.heavy: Salt(salt)},
+                seeds={},
+                limits=self._limits,
+                place=place,
+            )
+            place.relay = ref(session)
+            return session
+
+    def relay_status(self, caller: Identity, key: RoundKey, participant: ParticipantId, digest: bytes) -> Progress:
+        """How much of an upload `caller` has brought; raises as `status`, and Forbidden for another party."""
+        self._store.round(key)
+        upload = self._store.upload(key, participant)
+        if upload is None:
+            return Progress(0, complete=False, relayed=True)
+        self._check_relays(caller, upload.heavy)
+        upload.check_manifest(ManifestDigest(digest))
+        return Progress.of(upload)
+
+    def _checked(self, caller: Identity, signed: types_pb2.SignedManifest) -> tuple[Manifest, RoundKey, bool]:
+        """Steps (1) to (4): the manifest, its round, and whether that is open."""
         manifest = manifests.verify(signed, authority=self._authority, identity=caller.uri, now=self._now())  # (1)
         self._deny_list.check(caller, x509.load_der_x509_certificate(signed.certificate).serial_number)
         if manifest.participant != caller.name:  # (2)
@@ -123,16 +222,36 @@ class Intake:
         spec = TaskSpec.from_canonical(record.canonical)
         spec.check_takes_part(manifest.participant)
         manifest.check_belongs_to(spec, key.number)  # (4)
-        self._check_shares(manifest, shares)  # (5), (6)
-        if record.state is not RoundState.OPEN:
-            return self._session(key, manifest, shares, _Place())  # complete, or refused
+        return manifest, key, record.state is RoundState.OPEN
+
+    def _check_relays(self, caller: Identity, heavy: ShareIndex) -> None:
+        if caller.name != str(heavy) or heavy != held_shares(self._party)[1]:
+            raise Forbidden(f"relay: {caller.uri} does not bring share {heavy} to party {self._party}")
+
+    def _place(self, key: RoundKey, participant: ParticipantId) -> _Place:
         with self._lock:
-            place = self._places.setdefault((key, manifest.participant), _Place())
-        with place.lock:
-            place.take_over(_TAKEN_OVER)
-            session = self._session(key, manifest, shares, place)
-            place.session = ref(session)
-            return session
+            return self._places.setdefault((key, participant), _Place())
+
+    def _relay_header(
+        self, signed: types_pb2.SignedManifest, manifest: Manifest, shares: Sequence[ReceivedShare]
+    ) -> bytes:
+        """What goes before the words to the other holder; empty where this party does not bring them."""
+        if not self._relays or manifest.heavy != held_shares(self._party)[0]:
+            return b""
+        salt = next(s.salt for s in shares if s.index == manifest.heavy)
+        return party_pb2.RelayHeader(manifest=signed, salt=salt).SerializeToString()
+
+    def _seeded(self, key: RoundKey, upload: Upload, manifest: Manifest, shares: Sequence[ReceivedShare]) -> Upload:
+        """Keep the participant's own part of a relayed upload, which is complete then if the words are there."""
+        try:
+            self._files.make_folder(key)
+            self._files.write_seeds(key, upload.participant, _seeds(manifest, shares))
+        except OSError as error:
+            raise Unavailable("this party cannot write to its disk just now: try again later") from error
+        seeded = self._store.seeded(key, upload.participant)
+        if seeded.complete:
+            metrics.UPLOADS.labels("complete", "").inc()
+        return seeded
 
     def close_round(self, key: RoundKey) -> None:
         """End every stream of a round that has left OPEN; call it after the store says so."""
@@ -141,6 +260,7 @@ class Intake:
         for place in places:
             with place.lock:
                 place.take_over(WrongState(f"{key} takes no uploads any more"))
+                place.take_relay_over(WrongState(f"{key} takes no uploads any more"))
 
     def close(self) -> None:
         """End every stream and commit what it has written; for a graceful stop."""
@@ -149,25 +269,33 @@ class Intake:
         for place in places:
             with place.lock:
                 place.take_over(_TAKEN_OVER)
+                place.take_relay_over(_TAKEN_OVER)
 
     def _session(
-        self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare], place: _Place
+        self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare], place: _Place, relay: bytes
     ) -> UploadSession:
         """Step (7), then a session that goes on from what is committed."""
+        upload = self._reserve(key, manifest)
+        if upload.relayed and not upload.complete:
+            if upload.words_there:
+                upload = self._seeded(key, upload, manifest, shares)
+            else:
+                upload = self._store.take_direct(key, upload.participant)
         return UploadSession(
             self._store,
             self._files,
             key=key,
-            upload=self._reserve(key, manifest),
+            upload=upload,
             length=manifest.length,
             commitments=manifest.commitments,
             salts={ShareIndex(s.index): Salt(s.salt) for s in shares},
-            seeds={ShareIndex(s.index): s.seed for s in shares if s.index != manifest.heavy},
+            seeds=_seeds(manifest, shares),
             limits=self._limits,
             place=place,
+            relay=relay,
         )
 
-    def _reserve(self, key: RoundKey, manifest: Manifest) -> Upload:
+    def _reserve(self, key: RoundKey, manifest: Manifest, *, relayed: bool = False) -> Upload:
         found = self._store.upload(key, manifest.participant)
         if found is not None and found.complete:  # the answer was lost: say again that it is there, whatever the state
             found.check_manifest(manifest.digest)
@@ -175,7 +303,7 @@ class Intake:
             return found
         submission = Submission(manifest.slot, manifest.participant, manifest.digest)
         size = manifest.length * WORD_BYTES if manifest.heavy in held_shares(self._party) else 0
-        return self._store.reserve(key, submission, manifest.heavy, size, self._room)
+        return self._store.reserve(key, submission, manifest.heavy, size, self._room, relayed=relayed)
 
     def _check_shares(self, manifest: Manifest, shares: Sequence[ReceivedShare]) -> None:
         """Steps (5) and (6)."""
@@ -194,4 +322,9 @@ class Intake:
                 raise InvalidUpload(f"share {share.index}: does not match the manifest's commitment")
 
 
+def _seeds(manifest: Manifest, shares: Sequence[ReceivedShare]) -> dict[ShareIndex, bytes]:
+    return {ShareIndex(s.index): s.seed for s in shares if s.index != manifest.heavy}
+
+
+_SENT_DIRECTLY = WrongState("relay: the participant sends the words itself")
 _TAKEN_OVER = metrics.TakenOver("this stream was taken over by a later call of the same participant: go on there")

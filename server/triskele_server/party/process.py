@@ -7,27 +7,31 @@ import datetime
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import structlog
 from cryptography import x509
 
 from triskele.errors import ConfigurationError
+from triskele.ids import PartyIndex
 from triskele.unusable import UNUSABLE_CERTIFICATE
 from triskele_proto.v1 import control_pb2_grpc, info_pb2_grpc, party_pb2_grpc
 from triskele_server import logs
 from triskele_server.at_rest import STORE_KEY, ShareVault
-from triskele_server.config import PartyConfig
+from triskele_server.config import PartyConfig, party_identity
 from triskele_server.hardening import harden
 from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.party.control import RoundControl
 from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import RoundRunner
+from triskele_server.party.relay import Relays
 from triskele_server.party.sealed_intake import SealedIntake, load_sealing_key
 from triskele_server.party.service import PartyControlService, PartyService
 from triskele_server.party.share_files import ShareFiles
 from triskele_server.party.store import PartyStore
+from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.health import start_probes
 from triskele_server.rpc.info import InfoService
@@ -76,11 +80,16 @@ async def running(config: PartyConfig, runner: RoundRunner) -> AsyncIterator[Bou
 
 @asynccontextmanager
 async def behind(
-    server: grpc.aio.Server, config: PartyConfig, runner: RoundRunner, now: Callable[[], datetime.datetime] = _now
+    server: grpc.aio.Server,
+    config: PartyConfig,
+    runner: RoundRunner,
+    now: Callable[[], datetime.datetime] = _now,
+    dial: Callable[[PartyConfig], grpc.aio.Channel] | None = None,
 ) -> AsyncIterator[None]:
     """Everything of a party but its sockets: recovered from its disk and added to `server`, which the caller starts.
 
-    The caller stops `server` before the block ends. `now` is what certificates are checked against.
+    The caller stops `server` before the block ends. `now` is what certificates are checked against, `dial`
+    gives a channel to the party that this one relays heavy shares to.
     """
     vault = ShareVault.from_environment()
     store = await asyncio.to_thread(PartyStore, config.data)
@@ -95,17 +104,29 @@ async def behind(
             deny_list=deny_list,
             now=now,
             room=DiskRoom(config.data, config.limits),
+            relays=config.relay_to is not None,
         )
+        other = PartyIndex((config.index + 2) % 3)
+        connect = None if config.relay_to is None else partial(dial or _dial_previous, config)
+        relays = Relays(store, files, connect, str(other))
         control = RoundControl(store, files, intake, runner, config)
         await control.recover()
-        party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake)), server)
+        party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake), relays.due), server)
         control_pb2_grpc.add_PartyControlServicer_to_server(PartyControlService(control, config.coordinator), server)
+        await relays.start()
         try:
             yield
         finally:
+            await relays.stop()
             await control.stop()
     finally:
         await asyncio.to_thread(store.close)
+
+
+def _dial_previous(config: PartyConfig) -> grpc.aio.Channel:
+    """To the party that holds this one's first share too."""
+    other = PartyIndex((config.index + 2) % 3)
+    return open_channel(config.relay_to or "", party_identity(config.federation, other), config.tls.files)
 
 
 async def serve(config: PartyConfig, *, link_delay: float = 0.0) -> None:

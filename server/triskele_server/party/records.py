@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 schema = sa.MetaData()
 _ROUND_KEY = ("task", "round")
@@ -43,6 +44,9 @@ uploads = sa.Table(
     sa.Column("committed", sa.BigInteger, nullable=False),  # bytes of the heavy share that are safely on disk
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("sealed", sa.Boolean, nullable=False),
+    sa.Column("relayed", sa.Boolean, nullable=False),  # the words come from the other holder
+    sa.Column("seeded", sa.Boolean, nullable=False),  # the seed of a relayed upload is on disk
+    sa.Column("relay", sa.String, nullable=False),  # whether the words go to the other holder: a Relay
     sa.ForeignKeyConstraint(_ROUND_KEY, ["rounds.task", "rounds.round"]),
 )
 
@@ -54,6 +58,15 @@ class Blame:
     reason: str
     who: str
     detail: str = ""
+
+
+class Relay(StrEnum):
+    """Where the bringing of an upload's words to the other holder stands, at the party that brings them."""
+
+    NONE = ""
+    DUE = "due"
+    DONE = "done"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -74,11 +87,19 @@ class Upload(Submission):
     committed: int
     complete: bool
     sealed: bool
+    relayed: bool = False  # the words come from the other holder; `committed` is what it has brought
+    seeded: bool = False  # of a relayed upload: the participant's own part is on disk
+    relay: Relay = Relay.NONE
 
     @property
     def submission(self) -> Submission:
         """What an input set says of it."""
         return Submission(self.slot, self.participant, self.manifest_digest)
+
+    @property
+    def words_there(self) -> bool:
+        """Whether all words of a relayed upload are on disk, and match the commitment."""
+        return self.relayed and self.committed == self.size
 
     def check_manifest(self, digest: ManifestDigest) -> None:
         """Raise Conflict unless this is the upload of the manifest with this digest."""
@@ -112,6 +133,9 @@ def upload_record(row: Any) -> Upload:
         row["committed"],
         row["complete"],
         row["sealed"],
+        row["relayed"],
+        row["seeded"],
+        Relay(row["relay"]),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
@@ -29,9 +31,16 @@ _STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
 class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # generated without types
     """The intake of shares, called by participants; `sealed` is absent where this party takes no sealed uploads."""
 
-    def __init__(self, intake: Intake, sealed: SealedIntake | None = None) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        sealed: SealedIntake | None = None,
+        relay: Callable[[RoundKey, ParticipantId], None] = lambda *_: None,
+    ) -> None:
+        """`relay` hears of every upload whose words are to be brought to the other holder."""
         self._intake = intake
         self._sealed = sealed
+        self._relay = relay
 
     async def UploadStatus(  # noqa: N802  the proto's name
         self, request: party_pb2.UploadStatusRequest, context: Context
@@ -47,13 +56,43 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         """A header, then the heavy share's chunks."""
         header = await _header(requests)
         shares = received_shares(header.shares)
-        session = await asyncio.to_thread(self._intake.begin, caller(context), header.manifest, shares)
+        if header.relayed:
+            return _reply(await asyncio.to_thread(self._intake.announce, caller(context), header.manifest, shares))
+        begin = partial(self._intake.begin, relay=header.relay)
+        session = await asyncio.to_thread(begin, caller(context), header.manifest, shares)
+        try:
+            if not session.complete:
+                await _receive(requests, session)
+            progress = await asyncio.to_thread(session.finish)
+            if progress.relaying:
+                self._relay(session.key, session.participant)
+            return _reply(progress)
+        finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
+            await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+
+    async def Relay(  # noqa: N802  the proto's name
+        self, requests: AsyncIterator[party_pb2.RelayRequest], context: Context
+    ) -> party_pb2.UploadReply:
+        """A header, then the words of a heavy share that the calling party holds too."""
+        header = await _first(requests)
+        begin = self._intake.begin_relay
+        session = await asyncio.to_thread(begin, caller(context), header.manifest, header.salt)
         try:
             if not session.complete:
                 await _receive(requests, session)
             return _reply(await asyncio.to_thread(session.finish))
-        finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
+        finally:  # as in Upload
             await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+
+    async def RelayStatus(  # noqa: N802  the proto's name
+        self, request: party_pb2.RelayStatusRequest, context: Context
+    ) -> party_pb2.UploadReply:
+        """How much the calling party has brought of an upload."""
+        participant = ParticipantId(request.participant)
+        status = self._intake.relay_status
+        return _reply(
+            await asyncio.to_thread(status, caller(context), _key(request), participant, request.manifest_digest)
+        )
 
     @metrics.counted
     async def UploadSealed(  # noqa: N802  the proto's name
@@ -140,14 +179,17 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
 
 
 async def _header(requests: AsyncIterator[party_pb2.UploadRequest]) -> party_pb2.UploadHeader:
-    async for request in requests:
-        if request.WhichOneof("part") == "header":
-            return request.header
-        break
-    raise InvalidUpload("an upload begins with its header")
+    header: party_pb2.UploadHeader = await _first(requests)
+    return header
 
 
 async def _sealed_header(requests: AsyncIterator[party_pb2.SealedUploadRequest]) -> party_pb2.SealedUploadHeader:
+    header: party_pb2.SealedUploadHeader = await _first(requests)
+    return header
+
+
+async def _first(requests: AsyncIterator[Any]) -> Any:
+    """The header that each kind of upload begins with."""
     async for request in requests:
         if request.WhichOneof("part") == "header":
             return request.header
@@ -163,7 +205,9 @@ async def _receive_sealed(requests: AsyncIterator[party_pb2.SealedUploadRequest]
         await asyncio.to_thread(upload.write, chunk.offset, chunk.sealed)
 
 
-async def _receive(requests: AsyncIterator[party_pb2.UploadRequest], session: UploadSession) -> None:
+async def _receive(
+    requests: AsyncIterator[party_pb2.UploadRequest] | AsyncIterator[party_pb2.RelayRequest], session: UploadSession
+) -> None:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidUpload("after the header of an upload come chunks only")
@@ -173,6 +217,7 @@ async def _receive(requests: AsyncIterator[party_pb2.UploadRequest], session: Up
 
 def _key(
     request: party_pb2.UploadStatusRequest
+    | party_pb2.RelayStatusRequest
     | party_pb2.SealedUploadHeader
     | control_pb2.RoundRequest
     | control_pb2.SealRoundRequest
@@ -194,7 +239,12 @@ def received_shares(messages: Sequence[party_pb2.ShareHeader]) -> list[ReceivedS
 
 
 def _reply(progress: Progress) -> party_pb2.UploadReply:
-    return party_pb2.UploadReply(committed=progress.committed, complete=progress.complete)
+    return party_pb2.UploadReply(
+        committed=progress.committed,
+        complete=progress.complete,
+        relayed=progress.relayed,
+        relaying=progress.relaying,
+    )
 
 
 def _status(status: RoundStatus) -> control_pb2.RoundStatusReply:

@@ -2,7 +2,8 @@
 
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.seed     16 bytes
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.words    little-endian 64-bit words
-                                        ...seed.enc, ...words.enc       the same under the party's store key (at_rest)
+<data>/rounds/<task digest, hex>/<round>/<participant>-<index>.relay    what goes before words to the other holder
+                        ...seed.enc, ...words.enc, ...relay.enc         the same under the party's store key (at_rest)
 <data>/rounds/<task digest, hex>/<round>/output.bin                     the aggregate
 <data>/previous/<task digest, hex>.words                                the task's last released aggregate, in units
                                                                         of C / 2^20, for rules that start from it
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from triskele_server.at_rest import (
     StoreDamaged,
     WordsFile,
     plain_size,
+    read_plain,
 )
 
 
@@ -103,14 +105,32 @@ class ShareFiles:
         """Write and sync seed files, and sync the folder, so that all of the upload survives a power cut."""
         for index, seed in seeds.items():
             content = seed if self._vault is None else self._vault.seal(_place(key, participant, index), seed)
-            path = self.share(key, participant, index, seed=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                os.write(descriptor, content)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _write_synced(self.share(key, participant, index, seed=True), content)
         _sync_folder(self.folder(key))
+
+    def read_words(
+        self, key: RoundKey, participant: ParticipantId, index: ShareIndex, size: int, start: int
+    ) -> Iterator[bytes]:
+        """The bytes of a whole heavy share of `size` bytes from `start` on; raises OSError, StoreDamaged."""
+        path = self.share(key, participant, index, seed=False)
+        if self._vault is None:
+            return read_plain(path, size, start)
+        return self._vault.read(path, _place(key, participant, index), size, start)
+
+    def write_relay(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, header: bytes) -> None:
+        """Write and sync what the other holder is told before the words; the folder is synced with the seeds."""
+        place = _place(key, participant, index) + b"/relay"
+        content = header if self._vault is None else self._vault.seal(place, header)
+        _write_synced(self._relay(key, participant, index), content)
+
+    def read_relay(self, key: RoundKey, participant: ParticipantId, index: ShareIndex) -> bytes:
+        """The same again; raises OSError, StoreDamaged."""
+        content = self._relay(key, participant, index).read_bytes()
+        place = _place(key, participant, index) + b"/relay"
+        return content if self._vault is None else self._vault.open(place, content)
+
+    def _relay(self, key: RoundKey, participant: ParticipantId, index: ShareIndex) -> Path:
+        return self.folder(key) / (f"{participant}-{index}.relay" + ("" if self._vault is None else ".enc"))
 
     def stored(self, path: Path, *, seed: bool) -> int:
         """Bytes of a share that a file holds, whether all of them were committed or not; 0 if there is none."""
@@ -162,6 +182,15 @@ def _check_key(path: Path, vault: ShareVault | None) -> None:
             raise ConfigurationError(f"{path.parent}: was written under another store key than {STORE_KEY}") from None
     else:
         path.write_bytes(vault.seal(b"check", b""))
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(path: Path) -> None:

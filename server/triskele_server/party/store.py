@@ -17,13 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from triskele.errors import ConfigurationError, Conflict, NotFound, Unavailable, WrongState
-from triskele.ids import ParticipantId, ShareIndex
+from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
 from triskele_server.metrics import party as metrics
 from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.records import (
     SCHEMA_VERSION,
     Blame,
+    Relay,
     RoundRecord,
     Submission,
     Upload,
@@ -135,9 +136,18 @@ class PartyStore:
             return _all_uploads(transaction, key)
 
     def reserve(
-        self, key: RoundKey, submission: Submission, heavy: ShareIndex, size: int = 0, room: DiskRoom | None = None
+        self,
+        key: RoundKey,
+        submission: Submission,
+        heavy: ShareIndex,
+        size: int = 0,
+        room: DiskRoom | None = None,
+        *,
+        relayed: bool = False,
     ) -> Upload:
         """The upload of this manifest, new or resumed; `size` bytes of words will come, for which `room` is asked.
+
+        `relayed`: of a new one, whether the other holder brings them.
 
         Raises WrongState, Conflict if another upload stands, Busy if there is no room.
 
@@ -161,6 +171,7 @@ class PartyStore:
                 0,
                 complete=False,
                 sealed=False,
+                relayed=relayed,
             )
             transaction.execute(uploads.insert().values(task=key.task, round=key.number, **vars(upload)))
             return upload
@@ -172,20 +183,72 @@ class PartyStore:
                 uploads.update().where(*_upload_is(key, participant), ~uploads.c.complete).values(committed=committed)
             )
 
-    def complete(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
-        """State that both shares are on disk and match the manifest. Raises WrongState if the round has closed."""
+    def complete(self, key: RoundKey, participant: ParticipantId, committed: int, relay: Relay = Relay.NONE) -> None:
+        """State that both shares are on disk and match the manifest. Raises WrongState if the round has closed.
+
+        `relay`: whether the words are to be brought to the other holder.
+        """
         with self._transaction() as transaction:
             _must_be_open(transaction, key)
-            transaction.execute(
-                uploads.update().where(*_upload_is(key, participant)).values(committed=committed, complete=True)
-            )
+            values = {"committed": committed, "complete": True, "relay": relay.value}
+            transaction.execute(uploads.update().where(*_upload_is(key, participant)).values(**values))
 
-    def reopen_upload(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
-        """State that only so many bytes are really there: files were lost."""
+    def seeded(self, key: RoundKey, participant: ParticipantId) -> Upload:
+        """State that the participant's own part of a relayed upload is on disk: with the words it is complete."""
+        return self._relayed_part(key, participant, {"seeded": True})
+
+    def words_brought(self, key: RoundKey, participant: ParticipantId, committed: int) -> Upload:
+        """State that the words of a relayed upload are on disk and match: with the participant's part all is there."""
+        return self._relayed_part(key, participant, {"committed": committed})
+
+    def _relayed_part(self, key: RoundKey, participant: ParticipantId, values: dict[str, Any]) -> Upload:
         with self._transaction() as transaction:
-            transaction.execute(
-                uploads.update().where(*_upload_is(key, participant)).values(committed=committed, complete=False)
-            )
+            _must_be_open(transaction, key)
+            where = (*_upload_is(key, participant), uploads.c.relayed)
+            transaction.execute(uploads.update().where(*where).values(**values))
+            whole = (*where, uploads.c.seeded, uploads.c.committed == uploads.c.size)
+            transaction.execute(uploads.update().where(*whole).values(complete=True))
+            found = _find_upload(transaction, key, participant)
+            if found is None or not found.relayed:
+                raise WrongState(f"{participant}: the other holder does not bring this upload's words any more")
+            return found
+
+    def take_direct(self, key: RoundKey, participant: ParticipantId) -> Upload:
+        """The participant sends the words of a relayed upload itself, from the first: what was brought is dropped."""
+        with self._transaction() as transaction:
+            _must_be_open(transaction, key)
+            where = (*_upload_is(key, participant), uploads.c.relayed, ~uploads.c.complete)
+            transaction.execute(uploads.update().where(*where).values(relayed=False, committed=0, seeded=False))
+            found = _find_upload(transaction, key, participant)
+            if found is None:
+                raise WrongState(f"{participant}: this upload was thrown away; send it again")
+            return found
+
+    def relays_due(self) -> list[tuple[RoundKey, ParticipantId]]:
+        """The uploads to open rounds whose words this party has still to bring to the other holder."""
+        query = (
+            sa.select(uploads.c.task, uploads.c.round, uploads.c.participant)
+            .join(rounds, (rounds.c.task == uploads.c.task) & (rounds.c.round == uploads.c.round))
+            .where(rounds.c.state == RoundState.OPEN.value, uploads.c.relay == Relay.DUE.value)
+            .order_by(uploads.c.slot)
+        )
+        with self._transaction() as transaction:
+            return [
+                (RoundKey(TaskDigest(task), RoundNumber(number)), ParticipantId(participant))
+                for task, number, participant in transaction.execute(query)
+            ]
+
+    def relay_ended(self, key: RoundKey, participant: ParticipantId, relay: Relay) -> None:
+        """State what became of a relay that was due."""
+        with self._transaction() as transaction:
+            where = (*_upload_is(key, participant), uploads.c.relay == Relay.DUE.value)
+            transaction.execute(uploads.update().where(*where).values(relay=relay.value))
+
+    def reopen_upload(self, key: RoundKey, participant: ParticipantId, committed: int, *, seeded: bool = False) -> None:
+        """State that only so many bytes are there, and, of a relayed upload, whether the seed: files were lost."""
+        values = {"committed": committed, "complete": False, "seeded": seeded, "relay": Relay.NONE.value}
+        with self._transaction() as transaction:
+            transaction.execute(uploads.update().where(*_upload_is(key, participant)).values(**values))
 
     def discard(self, key: RoundKey, participant: ParticipantId) -> None:
         """Forget an incomplete upload; its participant may send another."""

@@ -6,17 +6,21 @@ import hashlib
 import hmac
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import structlog
 
 from triskele.errors import InvalidUpload, TriskeleError, Unavailable
-from triskele.ids import ShareIndex
+from triskele.ids import ParticipantId, ShareIndex
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.sharing import WORD_BYTES, Commitment, Salt
 from triskele_server.at_rest import StoreDamaged, WordsFile
 from triskele_server.metrics import party as metrics
-from triskele_server.party.records import Upload
+from triskele_server.party.records import Relay, Upload
 from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
+
+_log = structlog.get_logger(__name__)
 
 COMMIT_EVERY_BYTES = 8 << 20  # a crash of the party costs a participant at most so much to send again
 
@@ -27,6 +31,14 @@ class Progress:
 
     committed: int
     complete: bool
+    relayed: bool = False  # the words are expected from the other holder
+    relaying: bool = False  # this party brings, or has brought, the words to the other holder
+
+    @classmethod
+    def of(cls, upload: Upload) -> Progress:
+        """What the participant, or the party that relays, is told of an upload."""
+        relaying = upload.relay in (Relay.DUE, Relay.DONE)
+        return cls(upload.committed, upload.complete, upload.relayed, relaying)
 
 
 class UploadSession:
@@ -48,6 +60,7 @@ class UploadSession:
         seeds: Mapping[ShareIndex, bytes],
         limits: Limits = DEFAULT_LIMITS,
         place: object = None,
+        relay: bytes = b"",
     ) -> None:
         self._store = store
         self._files = files
@@ -65,9 +78,20 @@ class UploadSession:
         self._closed: TriskeleError | None = None
         self._lock = threading.Lock()
         self._place = place  # lives as long as this session
+        self._relay = relay  # what goes before the words to the other holder; empty: they are not brought there
 
     def __repr__(self) -> str:
         return f"UploadSession({self._key}, slot {self._upload.slot}, {self._position} of {self._total} bytes)"
+
+    @property
+    def key(self) -> RoundKey:
+        """The round."""
+        return self._key
+
+    @property
+    def participant(self) -> ParticipantId:
+        """Whose upload it is."""
+        return self._upload.participant
 
     @property
     def complete(self) -> bool:
@@ -99,7 +123,7 @@ class UploadSession:
         with self._lock:
             self._check_not_closed()
             if self._complete:
-                return Progress(self._total, complete=True)
+                return Progress.of(self._upload)
             if self._position != self._total:  # (9)
                 raise InvalidUpload(
                     f"truncated: {self._position} of {self._total} bytes came; send on from offset {self._position}"
@@ -109,7 +133,7 @@ class UploadSession:
                 self._keep()  # (11)
             except OSError as error:
                 raise Unavailable("this party cannot write to its disk just now: try again later") from error
-            return Progress(self._total, complete=True)
+            return Progress.of(self._upload)
 
     def close(self, error: TriskeleError) -> None:
         """End the stream: what came is committed, later calls raise `error`. Closing again does nothing."""
@@ -149,12 +173,21 @@ class UploadSession:
         self._files.make_folder(self._key)
         if self._file is not None:
             self._file.finish()
+        if self._relay:
+            self._files.write_relay(self._key, self._upload.participant, self._upload.heavy, self._relay)
         self._files.write_seeds(self._key, self._upload.participant, self._seeds)  # syncs the folder too
-        self._store.complete(self._key, self._upload.participant, self._total)
+        relay = Relay.DUE if self._relay else Relay.NONE
+        self._store.complete(self._key, self._upload.participant, self._total, relay)
+        self._kept(replace(self._upload, committed=self._total, complete=True, relay=relay))
+
+    def _kept(self, upload: Upload) -> None:
+        """All words are there and match."""
+        self._upload = upload
         self._complete = True
         self._committed = self._total
         self._close_file()
-        metrics.UPLOADS.labels("complete", "").inc()
+        if upload.complete:
+            metrics.UPLOADS.labels("complete", "").inc()
 
     def _discard(self) -> None:
         self._closed = InvalidUpload(
@@ -189,3 +222,31 @@ class UploadSession:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class RelayedWords(UploadSession):
+    """The words of a relayed upload, brought by the other holder; the participant's own part comes from itself.
+
+    Words that do not match are that party's doing: they are thrown away, and nothing more of this upload is taken from
+    there; the participant, who is told so when it asks, sends them itself.
+    """
+
+    def _keep(self) -> None:
+        self._files.make_folder(self._key)
+        if self._file is not None:
+            self._file.finish()
+        self._kept(self._store.words_brought(self._key, self._upload.participant, self._total))
+        metrics.RELAYS.labels("received").inc()
+
+    def _discard(self) -> None:
+        carrier = f"party {self._upload.heavy}"  # share h comes from party h
+        self._closed = InvalidUpload(f"relay: the words that {carrier} brought do not match the manifest's commitment")
+        self._close_file()
+        self._store.take_direct(self._key, self._upload.participant)
+        self._files.share(self._key, self._upload.participant, self._upload.heavy, seed=False).unlink(missing_ok=True)
+        metrics.RELAYS.labels("mismatch").inc()
+        _log.error("relayed_words_do_not_match", party=self._upload.heavy, slot=self._upload.slot)
+
+    def _commit(self) -> None:
+        if self._position < self._total:  # all of them count only once they are known to match
+            super()._commit()

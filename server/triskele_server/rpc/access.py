@@ -25,7 +25,7 @@ ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
         "coordinator": _methods(
             "PartyControl", "OpenRound", "RoundStatus", "SealRound", "RunRound", "FetchOutput", "EndRound"
         ),
-        "party": _methods("Peer", "Exchange"),
+        "party": _methods("Peer", "Exchange") | _methods("Party", "Relay", "RelayStatus"),
         "operator": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds"),
         # The server of another framework: a reader fetches aggregates, a forwarder also brings sealed uploads.
         "reader": _methods("Coordinator", *_READS),

@@ -23,12 +23,19 @@ CONFLICT, MISSING, EARLIER = (
 
 READS = {
     *(f"Coordinator/{name}" for name in ("ListTasks", "ListRounds", "WatchRounds", "FetchResult")),
-    *("Party/UploadStatus", "PartyControl/RoundStatus", "PartyControl/FetchOutput", "Info/Describe"),
+    *(
+        "Party/UploadStatus",
+        "Party/RelayStatus",
+        "PartyControl/RoundStatus",
+        "PartyControl/FetchOutput",
+        "Info/Describe",
+    ),
 }
 CHANGES = {  # what identifies the change, and where it is tested
     "Coordinator/Enrol": "task, round, caller: the same slot (tests/server/coordinator/test_service.py)",
     "Coordinator/EnrolFor": "task, round, the participant that signed: the same slot (tests/server/coordinator)",
     "Party/Upload": "task, round, participant; digest of the manifest",
+    "Party/Relay": "the same, of the participant's signed manifest (tests/server/party/test_relay.py)",
     "Party/UploadSealed": "the same (tests/server/party/test_sealed_upload.py)",
     "PartyControl/OpenRound": "round and digest of the task, which are all of it",
     "PartyControl/SealRound": "task, round; the input set",

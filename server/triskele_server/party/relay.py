@@ -1,0 +1,163 @@
+"""Bringing heavy shares to their other holder: party h, which has the words from the participant, to party h - 1.
+
+Which are due stands in the store, so that nothing is forgotten when this process or the other one is killed. A relay
+goes on from what the other party has committed. It ends when that party has the words, when it refuses them, or with
+the round: whoever is still missing something then asks the participant, who uploads it directly after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from triskele.errors import Busy, NotFound, TimedOut, TriskeleError, Unavailable, from_rpc_error
+from triskele.ids import ParticipantId
+from triskele.limits import DEFAULT_LIMITS
+from triskele_proto.v1 import party_pb2, party_pb2_grpc, types_pb2
+from triskele_server.at_rest import StoreDamaged
+from triskele_server.metrics import party as metrics
+from triskele_server.metrics.rpc import outgoing
+from triskele_server.party.records import Relay, Upload
+from triskele_server.party.share_files import RoundKey, ShareFiles
+from triskele_server.party.store import PartyStore
+from triskele_server.round_state import RoundState
+
+AT_A_TIME: Final = 4  # relays of one party
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds before a relay that failed is tried again
+_AGAIN = (Unavailable, Busy, TimedOut, NotFound)  # NotFound: the other party has not opened the round yet
+
+Connect = Callable[[], grpc.aio.Channel]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Relays:
+    """The relays of one party, on one event loop. Without `connect` this party brings nothing."""
+
+    store: PartyStore
+    files: ShareFiles
+    connect: Connect | None
+    party: str  # that the words go to, as a label
+    _waiting: asyncio.Queue[tuple[RoundKey, ParticipantId]] = field(default_factory=asyncio.Queue)
+    _known: set[tuple[RoundKey, ParticipantId]] = field(default_factory=set)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _channel: grpc.aio.Channel | None = None
+
+    def due(self, key: RoundKey, participant: ParticipantId) -> None:
+        """An upload is complete here and its words are to be brought; telling it twice changes nothing."""
+        if self.connect is not None and (key, participant) not in self._known:
+            self._known.add((key, participant))
+            self._waiting.put_nowait((key, participant))
+
+    async def start(self) -> None:
+        """Go on with what was due when the process ended last, and take what becomes due."""
+        if self.connect is None:
+            return
+        for key, participant in await asyncio.to_thread(self.store.relays_due):
+            self.due(key, participant)
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(AT_A_TIME)]
+
+    async def stop(self) -> None:
+        """Break off; what is due is found again at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._disconnect()
+
+    async def _work(self) -> None:
+        while True:
+            key, participant = await self._waiting.get()
+            try:
+                await self._bring_until_done(key, participant)
+            finally:
+                self._known.discard((key, participant))
+
+    async def _bring_until_done(self, key: RoundKey, participant: ParticipantId) -> None:
+        pause = FIRST_PAUSE
+        while (upload := await asyncio.to_thread(self._still_due, key, participant)) is not None:
+            try:
+                await self._bring(key, upload)
+                ended = Relay.DONE
+            except _AGAIN as error:
+                _log.info("relay_put_off", party=self.party, problem=str(error)[:200])
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            except (
+                TriskeleError,
+                OSError,
+            ) as error:  # the participant, who is not told that it is done, uploads itself
+                ended = Relay.REFUSED
+                _log.warning("relay_refused", party=self.party, slot=upload.slot, problem=str(error)[:200])
+            await asyncio.to_thread(self.store.relay_ended, key, participant, ended)
+            metrics.RELAYS.labels("sent" if ended is Relay.DONE else "refused").inc()
+
+    def _still_due(self, key: RoundKey, participant: ParticipantId) -> Upload | None:
+        with suppress(NotFound, Unavailable):  # Unavailable: this party is stopping
+            upload = self.store.upload(key, participant)
+            if upload is not None and upload.relay is Relay.DUE:
+                return upload if self.store.round(key).state is RoundState.OPEN else None
+        return None
+
+    async def _bring(self, key: RoundKey, upload: Upload) -> None:
+        """Raises the other party's answer as its typed error."""
+        client: Any = party_pb2_grpc.PartyStub(self._connected())
+        problems: list[TriskeleError | OSError] = []
+        request = party_pb2.RelayStatusRequest(
+            task_digest=key.task,
+            round=key.number,
+            participant=upload.participant,
+            manifest_digest=upload.manifest_digest,
+        )
+        try:
+            with outgoing("/triskele.v1.Party/RelayStatus", self.party):
+                reply = await client.RelayStatus(request, timeout=DEFAULT_LIMITS.rpc_seconds)
+            if reply.complete or (reply.relayed and reply.committed == upload.size):
+                return
+            with outgoing("/triskele.v1.Party/Relay", self.party):
+                words = self._requests(key, upload, reply.committed, problems)
+                await client.Relay(words, timeout=DEFAULT_LIMITS.upload_seconds)
+        except grpc.RpcError as error:
+            if problems:
+                raise problems[0] from None
+            typed = from_rpc_error(error, f"party {self.party}")
+            if isinstance(typed, Unavailable):
+                await self._disconnect()
+            raise typed from None
+
+    async def _requests(
+        self, key: RoundKey, upload: Upload, start: int, problems: list[TriskeleError | OSError]
+    ) -> AsyncIterator[party_pb2.RelayRequest]:
+        """The header, then the words from byte `start` on; a problem of this party's disk is put into `problems`.
+
+        grpc would answer an exception with a cancellation that looks like one from outside.
+        """
+        try:
+            content = await asyncio.to_thread(self.files.read_relay, key, upload.participant, upload.heavy)
+            yield party_pb2.RelayRequest(header=party_pb2.RelayHeader.FromString(content))
+            blocks = self.files.read_words(key, upload.participant, upload.heavy, upload.size, start)
+            while block := await asyncio.to_thread(next, blocks, b""):
+                yield party_pb2.RelayRequest(chunk=types_pb2.Chunk(offset=start, data=block))
+                start += len(block)
+        except (TriskeleError, OSError) as error:
+            problems.append(error)
+
+    def _connected(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            if self.connect is None:
+                raise StoreDamaged("an upload is to be relayed, and this party knows no way to the other one")
+            self._channel = self.connect()
+        return self._channel
+
+    async def _disconnect(self) -> None:
+        """The next relay dials anew, with the certificate as it is then."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close(None)
