@@ -39,11 +39,15 @@ class Pace:
     pause_seconds: float = 1.0  # after a failed round, so that a standing fault does not burn the rounds in a moment
 
 
+_POLLS_AT_MOST = 0.1  # of the time, as far as the slowest poll allows: a large round's status costs three parties much
+
+
 class Waiting:
     """Sleeps that grow from the quickest to the slowest poll until something moves; by the event loop's clock."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
+        self._woke = asyncio.get_running_loop().time()
         self.moved()
 
     def moved(self) -> None:
@@ -58,7 +62,10 @@ class Waiting:
 
     async def sleep(self, at_most: float = math.inf) -> None:
         """Until the next poll, or for `at_most` seconds."""
-        await asyncio.sleep(min(self._seconds, max(at_most, 0.0)))
+        polled = asyncio.get_running_loop().time() - self._woke
+        seconds = min(max(self._seconds, polled / _POLLS_AT_MOST), self._pace.slowest_poll_seconds)
+        await asyncio.sleep(min(seconds, max(at_most, 0.0)))
+        self._woke = asyncio.get_running_loop().time()
         self._seconds = min(self._seconds * 1.5, self._pace.slowest_poll_seconds)
 
 
