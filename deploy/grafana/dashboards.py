@@ -167,6 +167,9 @@ PARTY: Final = Dashboard(
                 Panel("Uploads refused, by reason", "Reasons are those of docs/reference/errors.md.", "short",
                       [(increase("triskele_party_uploads_total", "reason", 'outcome="refused"'), "{{reason}}")],
                       stacked=True),
+                Panel("Relays", "Heavy shares that one holder brings the other. mismatch: other words than the "
+                      "participant signed for; the log names the party that brought them.", "short",
+                      [(increase("triskele_party_relays_total", "outcome"), "{{outcome}}")]),
                 Panel("Uploads running", "Streams open now.", "short",
                       [(f"sum by (instance) (triskele_grpc_server_in_progress{{{ME}, {_UPLOAD}}})", "{{instance}}")]),
                 Panel("Bytes received", "Heavy shares written to disk.", "Bps",

@@ -74,10 +74,10 @@ class Openings:
                 self.names[self._of[id(transport)].round].add(label.removeprefix("open/").split(":")[0])
             sent(transport, peer, label, payload)
 
-        def combine(session: Session, rows: Any, decision: Any, *rest: Any) -> Any:
+        def combine(session: Session, given: Any, rows: Any, decision: Any, *rest: Any) -> Any:
             public = (decision.attempt, decision.valid, decision.rows, decision.weight_total, decision.accepted)
             self.decisions[self._of[id(session.transport)].round].add(public)
-            return combined(session, rows, decision, *rest)
+            return combined(session, given, rows, decision, *rest)
 
         with (
             mock.patch.multiple(Session, open=open_, open_sum=open_sum),
