@@ -171,6 +171,8 @@ def _written(default: Any) -> str:
         return "required"
     if default is None:
         return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"  # as TOML has it
     text = {str: f'"{default}"', tuple: str(list(default)).replace("'", '"') if isinstance(default, tuple) else ""}
     return f"`{text.get(type(default), default)}`"
 
