@@ -430,7 +430,8 @@ def _parts_of_the_total(spec: TaskSpec, pipeline: Pipeline, weights: ReplicatedT
     words = weights.times_power_of_two(weights.fraction_bits)
     normalised = pipeline.normalises(spec)
     if weights.fraction_bits == 0 and not spec.weighted:
-        return words
+        total = (words.size(0) * unit).bit_length()  # selected rows, each mixed of `unit` parts
+        return words if 2 * total + ceil_log2(spec.min_accepted) <= LIMIT_BITS else _small_parts(weights)
     # Weights that add up to 1, or of at most 1 each.
     total = (_with_slack(1 << weights.fraction_bits) * (1 if normalised else words.size(0))).bit_length()
     known = unit == 1 and not pipeline.stages and (normalised or not spec.weighted)

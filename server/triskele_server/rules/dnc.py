@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _SQUARINGS = 13  # 8192 steps of the power iteration
 _PLACES = 26
+_LARGEST_PLACES = 59
 
 
 def _kept(rows: int, options: Options) -> int:
@@ -27,6 +28,8 @@ def dnc(gram: ReplicatedTensor, *, num_malicious_nodes: int = 0, filter_fraction
     part is u_i^2, u the top eigenvector of the centred Gram matrix C: the diagonal of a high power of C, up to scale.
     """
     rows = gram.size(0)
+    # Rows are at most 1.1 sqrt(4) long, in clip norms, wherever they come from: rows^2 times that stays below 2^62.
+    gram = gram.rescale(min(gram.fraction_bits, _LARGEST_PLACES - 2 * ceil_log2(rows)))
     sums = gram.sum(-1)
     centred = gram * (rows * rows) - (sums.unsqueeze(0) + sums.unsqueeze(1)) * rows + sums.sum()
     power = _unit_trace(centred.rescale(max(_PLACES, centred.fraction_bits - 2 * ceil_log2(rows))))

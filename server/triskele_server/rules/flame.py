@@ -40,7 +40,7 @@ def majority_cluster(distances: ReplicatedTensor) -> ReplicatedTensor:
 
     def members(units: ReplicatedTensor) -> ReplicatedTensor:
         """Membership bits [t, n] in a component with more than n/2 members, for thresholds [t]."""
-        threshold = units.times_power_of_two(-_UNIT_BITS) + 2.0 ** -(_UNIT_BITS + 1)
+        threshold = (units * 2 + 1).times_power_of_two(-(_UNIT_BITS + 1))  # half a unit above
         joined = -(threshold.unsqueeze(-1) - edges).lt(0) + 1
         diagonal = np.eye(rows, dtype=np.int64)
         graph = joined[:, place] * (1 - diagonal) + diagonal

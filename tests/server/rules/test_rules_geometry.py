@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parent.parent / "mpc"))  # the engine's harne
 from three_parties import on_tensors, values
 
 from triskele_server.rules import geometry
+from triskele_server.rules.flame import majority_cluster
 
 ONE = 1 << 20  # a row of norm 1 in grid units: squared norms have 40 fraction bits
 UNIT = 2.0**-28  # the last place of a cosine
@@ -148,3 +149,12 @@ def test_geometry_is_imported_without_the_engine(monkeypatch, module):
     """The coordinator and the parties' front processes import the rules."""
     monkeypatch.setitem(sys.modules, module, None)
     assert runpy.run_path(geometry.__file__)["cosines"]
+
+
+def test_distances_that_differ_by_rounding_only_are_the_same_to_flame():
+    """Rows that are all alike, their cosines a last place or two above and below 1: nobody is left out."""
+    n, places = 7, 28
+    words = np.full((n, n), 4, np.int64)
+    words[:5, :5] = -4  # a majority would be connected at a threshold of exactly zero
+    np.fill_diagonal(words, 0)
+    assert values(on_tensors(majority_cluster, (torch.from_numpy(words), places))).tolist() == [1] * n
