@@ -307,8 +307,12 @@ def _found_in_rounds(patch: Callable[[], None]) -> set[str]:
 
 
 def test_unmasked_words_are_found_in_a_whole_round(monkeypatch):
-    found = _found_in_rounds(lambda: monkeypatch.setattr(CorrelatedRandomness, "zero_sum", _undrawn))
-    assert "gram:int64" in found
+    """In what parties 1 and 2 send: what party 0 sends is masked with the shares that it draws, too."""
+    monkeypatch.setattr(CorrelatedRandomness, "zero_sum", _undrawn)
+    spec = task(D, "norm-clip", decisions="hidden")
+    views = [_recorded(spec, words, 3) for words in (_near_zero(), _large())]
+    sent = [[[[f for f in frames if f[0]] for frames in rounds] for rounds in view] for view in views]
+    assert "gram:int64" in {kind.split(" ")[0] for _, kind in _suspicious(*sent)}
 
 
 def test_unmasked_exchanges_of_parties_1_and_2_are_found_in_a_whole_round(monkeypatch):
