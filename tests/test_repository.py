@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,6 @@ def test_the_ledger_in_the_docs_is_the_one_declared(line: str) -> None:
         expected = [n for n in names if weighted or n != "weight_total"]
         for chosen in ("public", "hidden") if decisions == "either" else (decisions,):
             spec = TaskSpec(name="t", dimension=5, clip_norm=1.0, rule=name, decisions=chosen, max_weight=10 * weighted)
+            assert declared_openings(spec) == [*expected[:-1], "masked_aggregate"]
+            spec = replace(spec, release="public")
             assert declared_openings(spec) == expected

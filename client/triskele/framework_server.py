@@ -76,6 +76,14 @@ class FrameworkServer:
         """The coordinator's task of this name; raises NotFound."""
         return self._coordinator.task(name).spec
 
+    def check_may_read(self, spec: TaskSpec) -> None:
+        """Raise ConfigurationError for a forwarder of a task whose aggregates are for participants only."""
+        if self.forwards and spec.masked:
+            raise ConfigurationError(
+                f"the release of task {spec.name!r} is for participants, and a forwarder cannot take the mask off: set "
+                'release = "public" in the task, or give a reader too'
+            )
+
     def wait_open(self, spec: TaskSpec, from_round: RoundNumber, timeout: float) -> RoundView:
         """The first open round from `from_round` on. Raises NotFound when the task is finished, or TimeoutError."""
         with self._coordinator.watch(spec, from_round, timeout) as views:
@@ -85,7 +93,10 @@ class FrameworkServer:
         raise NotFound(f"task {spec.name!r} is finished: no round from {from_round} on will open")
 
     def aggregate(self, spec: TaskSpec, number: RoundNumber, timeout: float) -> tuple[RoundView, Aggregate]:
-        """Wait for the round's end, fetch what it gave. Raises RoundFailed, TimeoutError, Unavailable, PartyFault."""
+        """Wait for the round's end, fetch what it gave. Raises RoundFailed, TimeoutError, Unavailable, PartyFault.
+
+        Raises Forbidden for a reader where the parties' policy does not let readers unmask.
+        """
         view = self._coordinator.wait_ended(spec, number, timeout)
         if view.state == "RELEASED":
             return view, self._coordinator.fetch_aggregate(spec, number)

@@ -1,4 +1,4 @@
-"""The aggregate of a released round: fetched, checked against its digest, decoded."""
+"""The aggregate of a released round: fetched, checked against its digest, unmasked, decoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from triskele.connection import Connections, RetryPolicy, typed_errors
 from triskele.coordinates import spread
 from triskele.encoding import Words, decode
 from triskele.errors import PartyFault
-from triskele.ids import RoundNumber
+from triskele.ids import PARTIES, RoundNumber
 from triskele.limits import Limits
+from triskele.mask_keys import fetch_mask_keys
+from triskele.release_mask import remove_masks
 from triskele.sharing import WORD_BYTES
 from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2
@@ -33,7 +35,13 @@ class Aggregate:
 
     mean: NDArray[np.float64] = field(repr=False)
     weight_total: int
-    digest: bytes  # SHA-256 of the little-endian words
+    digest: bytes  # SHA-256 of the little-endian words as they were released, under their mask if there is one
+
+
+class _Released(NamedTuple):
+    header: coordinator_pb2.ResultHeader
+    words: Words
+    digest: bytes
 
 
 def fetch_aggregate(
@@ -41,29 +49,34 @@ def fetch_aggregate(
 ) -> Aggregate:
     """The aggregate of a released round.
 
-    Raises WrongState if the round is not released, PartyFault if what the coordinator sends is not what it announced,
-    Unavailable when it cannot be reached.
+    Raises WrongState if the round is not released, PartyFault if what the coordinator sends is not what it announced or
+    the parties' mask keys do not agree, Forbidden for who may not read it, Unavailable when somebody cannot be reached.
     """
     request = coordinator_pb2.FetchResultRequest(task_digest=spec.digest, round=number)
 
-    def fetch() -> Aggregate:
+    def fetch() -> _Released:
         with typed_errors("coordinator"):
-            return _read(
-                iter(connections.coordinator().FetchResult(request, timeout=limits.upload_seconds)), spec, number
-            )
+            return _read(iter(connections.coordinator().FetchResult(request, timeout=limits.upload_seconds)), spec)
 
-    return retries.call(fetch)
+    header, words, digest = retries.call(fetch)
+    if spec.masked:
+        addresses = tuple(header.party_addresses)
+        if len(addresses) != len(PARTIES):
+            raise PartyFault("the coordinator sent a masked result without saying where the parties are")
+        keys = fetch_mask_keys(connections, spec, number, digest, addresses=addresses, limits=limits, retries=retries)
+        remove_masks(words, keys, spec.digest, number)
+    divisor = header.weight_total * 2.0**header.coefficient_bits
+    mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor)
+    return Aggregate(spread(mean, spec, number), header.weight_total, digest)
 
 
-def _read(chunks: Iterator[Any], spec: TaskSpec, number: RoundNumber) -> Aggregate:
+def _read(chunks: Iterator[Any], spec: TaskSpec) -> _Released:
     header = _header(next(chunks, None), spec)
     words = _words(chunks, spec.dimension)
     digest = hashlib.sha256(words.data).digest()
     if not hmac.compare_digest(digest, header.digest):
         raise PartyFault("the coordinator sent a result that does not have the announced digest; nothing of it is used")
-    divisor = header.weight_total * 2.0**header.coefficient_bits
-    mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor)
-    return Aggregate(spread(mean, spec, number), header.weight_total, digest)
+    return _Released(header, words, digest)
 
 
 def _header(message: Any, spec: TaskSpec) -> coordinator_pb2.ResultHeader:

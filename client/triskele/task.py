@@ -25,6 +25,7 @@ MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-100, 1e100  # beyond, squares of entries leave
 
 Decisions = Literal["public", "hidden"]
 Gram = Literal["auto", "exact", "sketch"]
+Release = Literal["participants", "public"]
 RuleOption = int | float | str | bool
 RuleOptions = Mapping[str, RuleOption | Mapping[str, RuleOption]]
 
@@ -46,9 +47,10 @@ class TaskSpec:
     is the participant whose update is FLTrust's root. `participants` are the only ones who may take part, the root
     among them (none named: everybody whom the federation certified). `max_weight` is the largest example weight (0:
     the task is unweighted); more participants than `max_rows` are averaged in random buckets before the rule sees them;
-    `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated. `privacy` (or its table) is the
-    noise that the parties add to the aggregate; None adds none. `covers` allows submissions of weight 0 that nobody can
-    tell from real ones.
+    `min_accepted` is the minimum cohort: fewer accepted updates are never aggregated. `release` says who may read the
+    aggregate: under "participants" coordinator and parties hold it under a mask, "public" shows it to them too.
+    `privacy` (or its table) is the noise that the parties add to the aggregate; None adds none. `covers` allows
+    submissions of weight 0 that nobody can tell from real ones.
     """
 
     name: TaskName
@@ -59,6 +61,7 @@ class TaskSpec:
     root: ParticipantId | None = None
     participants: tuple[ParticipantId, ...] = ()
     decisions: Decisions = "public"
+    release: Release = "participants"
     gram: Gram = "auto"
     max_weight: int = 0
     max_participants: int = 128
@@ -97,8 +100,8 @@ class TaskSpec:
             raise InvalidTask(f"max_rows {self.max_rows} is not in 2 to {DEFAULT_LIMITS.max_rows}")
         if not 1 <= self.min_accepted <= self.max_participants:
             raise InvalidTask(f"min_accepted {self.min_accepted} is not in 1 to max_participants")
-        if self.decisions not in ("public", "hidden"):
-            raise InvalidTask(f"decisions {self.decisions!r} is neither 'public' nor 'hidden'")
+        _check_choice("decisions", self.decisions, "public", "hidden")
+        _check_choice("release", self.release, "participants", "public")
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
         self.check_headroom()
@@ -174,6 +177,11 @@ class TaskSpec:
         return self.max_weight > 0
 
     @property
+    def masked(self) -> bool:
+        """Whether the aggregate leaves the parties under a mask that only participants can take off."""
+        return self.release == "participants"
+
+    @property
     def length(self) -> int:
         """Words of one share: the dimension, plus the weight's word in a weighted task."""
         return self.dimension + int(self.weighted)
@@ -231,6 +239,11 @@ class TaskSpec:
         if spec.canonical() != data:
             raise InvalidTask("task is not in canonical form")
         return spec
+
+
+def _check_choice(key: str, value: Any, one: str, other: str) -> None:
+    if value not in (one, other):
+        raise InvalidTask(f"{key} {value!r} is neither {one!r} nor {other!r}")
 
 
 def _checked_options(options: RuleOptions) -> RuleOptions:

@@ -22,7 +22,7 @@ from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
 from triskele.ids import PARTIES, PartyIndex
 from triskele.limits import DEFAULT_LIMITS
-from triskele.task import Decisions, TaskSpec
+from triskele.task import Decisions, Release, TaskSpec
 from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc.tls import TlsFiles
 
@@ -100,6 +100,8 @@ class PolicyTable(_Table):
     rules: tuple[str, ...] = BUILT_IN_RULES
     rule_sources: dict[str, str] = Field(default_factory=dict)  # of rules of other packages: SHA-256 of their source
     decisions: tuple[Decisions, ...] = ("public", "hidden")
+    releases: tuple[Release, ...] = ("participants", "public")
+    readers: bool = False  # whether a reader may unmask aggregates, as participants may
     max_dimension: int = Field(DEFAULT_LIMITS.max_dimension, ge=1)
     max_participants: int = Field(DEFAULT_LIMITS.max_participants, ge=2)
     min_noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False)  # above 0: no task without noise

@@ -116,6 +116,7 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "rule": list(spec.stages),
         "max_rows": spec.max_rows,
         "decisions": spec.decisions,
+        "release": spec.release,
         "gram": spec.gram,
         "max_weight": spec.max_weight,
         "max_participants": spec.max_participants,
@@ -169,7 +170,7 @@ class _Writer:
         write_files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
         self._coordinator()
         for index in PARTIES:
-            self._party(index, sealing_key="sealing.key" if forwarder else None)
+            self._party(index, sealing_key="sealing.key" if forwarder else None, readers=reader)
         (self._root / "participants").mkdir(mode=0o700)
         for name in participants:
             write_participant(
@@ -199,7 +200,7 @@ class _Writer:
         write_files(folder, {DENY_LIST: b""})
         (folder / "tasks").mkdir(mode=0o700)
 
-    def _party(self, index: PartyIndex, sealing_key: str | None) -> None:
+    def _party(self, index: PartyIndex, *, sealing_key: str | None, readers: bool) -> None:
         ports = self._ports.parties[index]
         peers = {str(i): self._address(p.peer) for i, p in enumerate(self._ports.parties) if i != index and p.peer}
         content = {
@@ -213,7 +214,7 @@ class _Writer:
             "peers": peers,
             "tls": _TLS | {"denied": DENY_LIST},
             "probes": self._probes(ports),
-            "policy": {"min_accepted": 2},
+            "policy": {"min_accepted": 2} | ({"readers": True} if readers else {}),
         } | ({} if sealing_key is None else {"sealing_key": sealing_key})
         folder = self._root / f"party-{index}"
         self._member(folder, party_identity(self._federation, index), "party.toml", content)

@@ -15,14 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from triskele.encoding import Words, decode, encode, l2_norm
 from triskele.errors import InvalidUpdate, PartyFault, TriskeleError
-from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, TaskName, held_shares
+from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, ShareIndex, Slot, TaskName, held_shares
 from triskele.keystream import KeyStream
 from triskele.manifest import ManifestDigest
 from triskele.privacy import Privacy
+from triskele.release_mask import remove_masks
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
-from triskele.task import FRACTION_BITS, Decisions, Gram, RuleOption, TaskSpec
+from triskele.task import FRACTION_BITS, Decisions, Gram, Release, RuleOption, TaskSpec
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
 from triskele_server.mpc.transport import Traffic, Transport, thread_transports
+from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
 from triskele_server.party.validity import NORM_SLACK_PERCENT
 from triskele_server.rules import check_task
@@ -56,6 +58,7 @@ def simulate(
     clip_norm: float | None = None,
     weights: Sequence[int] | NDArray[np.integer] | None = None,
     decisions: Decisions = "public",
+    release: Release = "public",
     gram: Gram = "auto",
     min_accepted: int = 2,
     raw_rows: Mapping[int, Words] = {},
@@ -71,7 +74,9 @@ def simulate(
     `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
     way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
     `root` is the row that is FLTrust's root, `previous` float [d] the previous round's aggregate, for a rule that
-    starts from it. `transports` connect the parties if not the usual queues. Other arguments are as in the task.
+    starts from it. With `release="participants"` the three parties open a masked aggregate, as they do for a task, and
+    it is unmasked here as a participant does. `transports` connect the parties if not the usual queues. Other arguments
+    are as in the task.
     """
     rows = np.asarray(updates)
     if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1 or rows.dtype.kind not in "fiu":
@@ -93,6 +98,7 @@ def simulate(
         rule_options=rule_options,
         root=None if root is None else _name(root),
         decisions=decisions,
+        release=release,
         gram=gram,
         max_weight=0 if examples is None else max(int(examples.max()), 1),
         max_participants=max(len(rows), 2),
@@ -107,7 +113,9 @@ def simulate(
     with ThreadPoolExecutor(2) as pool:
         sharings = list(pool.map(lambda i: _shared(spec, rows[i], i, examples, raw_rows), sent))
     seconds = {"encode": time.perf_counter() - started}
-    last = None if start is None else np.rint(start * (2.0**FRACTION_BITS / spec.clip_norm)).astype(np.int64)
+    last = None
+    if start is not None:
+        last = PreviousAggregate(_ROUND, np.rint(start * (2.0**FRACTION_BITS / spec.clip_norm)).astype(np.int64))
     inputs = [
         RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)], last)
         for party in PARTIES
@@ -115,19 +123,28 @@ def simulate(
     transports = thread_transports() if transports is None else transports
     outputs = run_parties(inputs, transports, seconds)
     output = outputs[0]
+    words = unmasked(outputs, spec, _ROUND)
     invalid = unsent | {int(slot): reason for slot, reason in output.refused.items()}
     accepted = None
     if output.accepted is not None:
         accepted = np.zeros(len(rows), np.bool_)
         accepted[list(output.accepted)] = True
     return SimulatedRound(
-        decode(output.words, clip_norm=spec.clip_norm, weight_total=output.weight_total * 2.0**output.coefficient_bits),
+        decode(words, clip_norm=spec.clip_norm, weight_total=output.weight_total * 2.0**output.coefficient_bits),
         accepted,
         invalid,
         [(o.name, o.shape) for o in output.ledger.openings],
         [t.traffic for t in transports],
         seconds,
     )
+
+
+def unmasked(outputs: Sequence[RoundOutput], spec: TaskSpec, number: RoundNumber) -> Words:
+    """The aggregate's words as a participant gets them: with the mask keys of all three parties."""
+    words = outputs[0].words.copy()
+    keys = {ShareIndex(party): outputs[party].mask_keys for party in PARTIES}
+    remove_masks(words, {index: held[0] for index, held in keys.items() if held is not None}, spec.digest, number)
+    return words
 
 
 def run_parties(

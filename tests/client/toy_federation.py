@@ -17,6 +17,7 @@ import numpy as np
 from triskele.errors import REASONS, Conflict, InvalidUpload, TriskeleError, WrongState
 from triskele.ids import PARTIES, ShareIndex, held_shares
 from triskele.manifest import Manifest, verify
+from triskele.release_mask import add_mask
 from triskele.sharing import Seed, commitment_matches, expand, heavy_index
 from triskele.task import TaskSpec
 from triskele_proto.v1 import (
@@ -28,6 +29,8 @@ from triskele_proto.v1 import (
 )
 
 from .certificates import Authority, cert_pem
+
+MASK_KEYS = [bytes([60 + i]) * 32 for i in range(3)]
 
 
 def caller(context) -> str:
@@ -59,6 +62,18 @@ class ToyParty(party_pb2_grpc.PartyServicer):
         self.announced = 0  # headers of uploads whose words the other holder brings
         self.brings_to: ToyParty | None = None  # without it this party relays nothing
         self.brings: Callable[[bytes], bytes | None] = lambda words: words  # what it brings; None: nothing, ever
+        self.mask_keys = dict(zip(held_shares(index), MASK_KEYS[index:] + MASK_KEYS[:index], strict=False))
+        self.asked_for_keys: list[bytes] = []  # digests
+        self.not_yet = 0  # answers as before the party knows of the release
+
+    def FetchMaskKeys(self, request, context):  # noqa: N802  gRPC's name
+        self.asked_for_keys.append(request.output_digest)
+        if self.refusal is not None:
+            self.abort(context, self.refusal)
+        if self.not_yet:
+            self.not_yet -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not released here yet")
+        return party_pb2.MaskKeysReply(keys=[party_pb2.MaskKey(index=i, key=k) for i, k in self.mask_keys.items()])
 
     def UploadStatus(self, request, context):  # noqa: N802  gRPC's name
         stored = self.uploads.get(caller(context))
@@ -199,12 +214,17 @@ class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     def release(
         self, number: int, words: np.ndarray, weight_total: int, *, coefficient_bits: int = 0, **content
     ) -> None:
-        data = words.astype("<i8").tobytes()
+        words = words.astype("<i8")
+        if self.spec.masked:
+            for index, key in enumerate(MASK_KEYS):
+                add_mask(words, key, self.spec.digest, number, index)
+        data = words.tobytes()
         header = coordinator_pb2.ResultHeader(
             dimension=len(words),
             digest=hashlib.sha256(data).digest(),
             weight_total=weight_total,
             coefficient_bits=coefficient_bits,
+            party_addresses=self.party_addresses,
         )
         self.result = header, data
         self.show(number, "RELEASED", **content)

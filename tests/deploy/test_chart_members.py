@@ -263,6 +263,8 @@ def test_every_setting_of_the_chart_reaches_the_configuration(tmp_path: Path) ->
         "rules": ["flame", 'odd "name" <&>'],
         "rule_sources": {"my-rule": "ab" * 32},
         "decisions": ["hidden"],
+        "releases": ["participants"],
+        "readers": True,
         "max_dimension": 268435456,
         "max_participants": 12345678,
     }

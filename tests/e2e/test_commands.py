@@ -58,7 +58,7 @@ def test_task_files_are_checked_shown_and_written(federation: LocalFederation, t
     folder = federation.made.coordinator.parent / "tasks"
     shown = json.loads(triskele("task", "show", str(folder / "krum.toml"), "--json").stdout)["tasks"][0]
     assert shown["digest"] == next(t.spec.digest.hex() for t in TASKS if t.spec.name == "krum")
-    assert shown["opens"] == ["valid", "enough_accepted", "accepted", "aggregate"]
+    assert shown["opens"] == ["valid", "enough_accepted", "accepted", "masked_aggregate"]
     options = ["--coordinator", str(federation.made.coordinator), "--clip-norm", "1", "--rounds", "2", "--quorum", "3"]
     made = triskele("task", "create", "new", *options, "--dimension", "10", "--json")
     try:

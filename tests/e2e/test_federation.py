@@ -50,7 +50,22 @@ def finished(members: list[Participant], rounds: list[Round], rows: np.ndarray) 
     return everybody(members, lambda i: rounds[i].submit(rows[i]).result(timeout=120))
 
 
-def test_two_rounds_give_every_participant_the_mean_of_the_selected(members: list[Participant]) -> None:
+def assert_written_nowhere(federation: LocalFederation, words: np.ndarray) -> None:
+    """No file of coordinator, parties or logs holds eight entries of an aggregate in any form that it is handled in."""
+    exact = np.rint(words).astype("<i8")
+    forms = [exact, exact.astype("<i4"), exact.astype(">i8"), *(w.astype(t) for w in (words * GRID, words * GRID / 3)
+             for t in ("<f8", "<f4"))]  # fmt: skip
+    needles = [form[at : at + 8].tobytes() for form in forms for at in (0, 50, 500)]
+    files = [path for path in federation.made.directory.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".words" for path in files), "the released words are among them"
+    for path in files:
+        content = path.read_bytes()
+        assert not any(needle in content for needle in needles), f"{path} holds the aggregate"
+
+
+def test_two_rounds_give_every_participant_the_mean_of_the_selected(
+    federation: LocalFederation, members: list[Participant]
+) -> None:
     tasks = [member.rounds("krum") for member in members]
     for number in (1, 2):
         rows = updates(number, outlier=2)
@@ -65,8 +80,9 @@ def test_two_rounds_give_every_participant_the_mean_of_the_selected(members: lis
         for result in results:
             found = np.concatenate([result["a"], result["b"]])
             np.testing.assert_allclose(found, rows[accepted].mean(0), atol=1e-12)
+        assert_written_nowhere(federation, np.concatenate([results[0]["a"], results[0]["b"]]) * 3 / GRID)
         assert [o.split("[")[0] for o in handles[0].view.openings] == [
-            "valid", "enough_accepted", "accepted", "aggregate",
+            "valid", "enough_accepted", "accepted", "masked_aggregate",
         ]  # fmt: skip
     assert list(tasks[0]) == []
 
@@ -102,7 +118,7 @@ def test_two_covers_among_three_updates_leave_their_mean_and_no_trace(members: l
         "valid",
         "enough_accepted",
         "weight_total",
-        "aggregate",
+        "masked_aggregate",
     ]
     with pytest.raises(InvalidUpdate, match="covers"):
         members[0].round("weighted", 1).submit_cover()

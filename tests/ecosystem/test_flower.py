@@ -93,6 +93,7 @@ def secured(federation: LocalFederation, transport: str, **more: object) -> dict
         "triskele-config": f"{directory}/participants/p{{partition-id:02d}}/participant.toml",
         "triskele-server": str(server),
         "triskele-transport": transport,
+        "triskele-reader": str(federation.made.reader) if transport == "tunnel" else "",
         "num-server-rounds": 2,
     } | more
 

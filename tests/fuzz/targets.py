@@ -5,6 +5,8 @@ The contract: a target returns, or raises a TriskeleError. Anything else that es
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,10 +42,10 @@ from triskele_server.config import load_coordinator, load_party, load_task
 from triskele_server.coordinator.party_link import _status as party_status
 from triskele_server.linear.shares import WordShare
 from triskele_server.party.checkpoint import Decision, FileCheckpoints, coin_key
+from triskele_server.party.release_files import read_previous
 from triskele_server.party.sealed_intake import load_sealing_key
 from triskele_server.party.service import received_shares
 from triskele_server.party.share_files import RoundKey
-from triskele_server.release.output_file import read_previous
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.peer import _Link
 from triskele_server.rpc.tls import TlsFiles
@@ -141,7 +143,7 @@ def _client(made: Material) -> Iterator[Target]:
     yield Target("enrolment", _of(coordinator_pb2.EnrolReply, enrolment), (reply.SerializeToString(),))
 
     def result(data: bytes) -> None:
-        read_result(iter([_message(coordinator_pb2.ResultChunk, piece) for piece in framed(data)]), SPEC, ROUND)
+        read_result(iter([_message(coordinator_pb2.ResultChunk, piece) for piece in framed(data)]), SPEC)
 
     yield Target("result-stream", result, (b"".join(map(frame, examples.result())),))
 
@@ -278,7 +280,11 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
     yield Target("share-encrypted", encrypted, (sealed.read_bytes(),))
 
     def previous(data: bytes) -> None:
-        words.write_bytes(data)
-        read_previous(words, 8)
+        """The words and, behind them, how they are read."""
+        words.write_bytes(data[:64])
+        words.with_suffix(".json").write_bytes(data[64:])
+        read_previous(words, SPEC.digest, 8, None)
 
-    yield Target("previous-aggregate", previous, (bytes(64),))
+    how = {"round": 1, "digest": hashlib.sha256(bytes(64)).hexdigest(), "weight_total": 2, "coefficient_bits": 0}
+    keys = json.dumps(how | {"keys": ["00" * 32, "11" * 32]}).encode()
+    yield Target("previous-aggregate", previous, (bytes(64) + keys,))

@@ -63,14 +63,14 @@ def _grid(n: int, d: int, seed: int = 1, norm: float = 0.9) -> np.ndarray:
 def test_the_signature_that_notebooks_and_benchmarks_stand_on():
     parameters = inspect.signature(simulate).parameters
     assert list(parameters) == [
-        "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "gram", "min_accepted", "raw_rows",
-        "root", "previous", "max_rows", "transports", "privacy",
+        "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "release", "gram", "min_accepted",
+        "raw_rows", "root", "previous", "max_rows", "transports", "privacy",
     ]  # fmt: skip
     defaults = {name: p.default for name, p in parameters.items() if name != "updates"}
     assert defaults == {
-        "rule": "mean", "rule_options": {}, "clip_norm": None, "weights": None, "decisions": "public", "gram": "auto",
-        "min_accepted": 2, "raw_rows": {}, "root": None, "previous": None, "max_rows": 128,
-        "transports": None, "privacy": None,
+        "rule": "mean", "rule_options": {}, "clip_norm": None, "weights": None, "decisions": "public",
+        "release": "public", "gram": "auto", "min_accepted": 2, "raw_rows": {}, "root": None, "previous": None,
+        "max_rows": 128, "transports": None, "privacy": None,
     }  # fmt: skip
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "updates")
 

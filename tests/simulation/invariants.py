@@ -121,10 +121,11 @@ def _check_inputs(federation: Federation, record: RoundRecord) -> None:
 def _check_release(federation: Federation, record: RoundRecord, result: Any) -> None:
     """The aggregate is that of exactly the accepted submissions, and everybody gets the same bytes."""
     number, spec = record.id.number, federation.spec
-    words = [_fetch(federation, member, number) for member in federation.members[:2]]
-    assert words[0] == words[1]
-    assert hashlib.sha256(words[0]).digest() == result.digest
-    got = np.frombuffer(words[0], "<i8") / result.weight_total / 2.0**result.coefficient_bits / ONE
+    (released, words), (again, words_again) = (_fetch(federation, member, number) for member in federation.members[:2])
+    assert released == again
+    assert np.array_equal(words, words_again)
+    assert hashlib.sha256(released).digest() == result.digest
+    got = words / result.weight_total / 2.0**result.coefficient_bits / ONE
     sent = {s.slot: federation.members[int(s.participant[1:])].sent[s.manifest] for s in record.sealed}
     out = {r.slot for r in record.refused if r.slot in sent and r.reason == "failed_validity_check"}
     valid = {slot for slot in sent if slot not in out}
@@ -169,10 +170,11 @@ def _check_nothing_was_lost(federation: Federation, record: RoundRecord, sealed_
             assert record.state is not RoundState.EXPIRED, "enough were there in time"
 
 
-def _fetch(federation: Federation, member: Any, number: int) -> bytes:
+def _fetch(federation: Federation, member: Any, number: int) -> tuple[bytes, np.ndarray]:
     async def fetched() -> Any:
         return await member.start(member.fetch, federation.spec, number)
 
     answer = federation.loop.run_until_complete(fetched())
     assert not isinstance(answer, TriskeleError), f"round {number} is released, but {answer!r}"
-    return bytes(answer)
+    released, words = answer
+    return released, words

@@ -11,6 +11,8 @@ from unittest import mock
 
 import torch
 
+from triskele.ids import RoundNumber, held_shares
+from triskele.release_mask import remove_masks
 from triskele.task import TaskSpec
 from triskele_server.mpc.opening_ledger import UndeclaredOpening
 from triskele_server.mpc.session import Session, Shares
@@ -18,7 +20,7 @@ from triskele_server.mpc.transport import Transport
 from triskele_server.party import round as round_page
 from triskele_server.party.job import RoundJob
 
-AGREED = ("aggregate", "valid")  # what every attempt at a round must open alike, if it opens it
+AGREED = ("masked_aggregate", "valid")  # what every attempt must open alike, if it opens it, once its mask is off
 
 
 class Attempt(NamedTuple):
@@ -37,6 +39,7 @@ class Openings:
         self._of: dict[int, Attempt] = {}  # by id of the transport, which is kept alive below
         self._transports: list[Any] = []
         self._given: defaultdict[tuple[Attempt, str], dict[int, Any]] = defaultdict(dict)
+        self._keys: defaultdict[Attempt, dict[int, Any]] = defaultdict(dict)  # of the mask, by index
         self.inputs: defaultdict[Attempt, dict[int, frozenset[bytes]]] = defaultdict(dict)  # manifests, by party
         self.names: defaultdict[int, set[str]] = defaultdict(set)  # of frames that opened something, by round
         self.values: defaultdict[tuple[int, str], set[bytes]] = defaultdict(set)  # by round and name
@@ -90,8 +93,13 @@ class Openings:
         attempt = self._of[id(session.transport)]
         given = self._given[attempt, name]
         given[session.party] = what
+        for index, key in zip(held_shares(session.party), session.mask_keys, strict=True):
+            self._keys[attempt][index] = key
         value = _value(given)
         if value is not None:
+            if name == "masked_aggregate":
+                value = value.clone()
+                remove_masks(value.numpy(), self._keys[attempt], self._spec.digest, RoundNumber(attempt.round))
             self.values[attempt.round, name].add(value.numpy().tobytes())
 
     @contextmanager

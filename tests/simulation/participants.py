@@ -6,7 +6,9 @@ digest which words stand behind it: what a round may count is looked up there.
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +21,10 @@ from cryptography.hazmat.primitives import serialization
 from triskele.connection import RetryPolicy, typed_errors
 from triskele.errors import TriskeleError
 from triskele.identity import Identity
-from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot, held_shares
+from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, ShareIndex, Slot, held_shares
 from triskele.limits import Limits
 from triskele.manifest import ManifestDigest
+from triskele.release_mask import MaskKey, remove_masks
 from triskele.submission import Submission, encode_update, prepare
 from triskele.task import TaskSpec
 from triskele.upload import RelayedUpload, UploadProgress, _PartyUpload, upload_header
@@ -121,8 +124,8 @@ class Member:
             for party in PARTIES:
                 self._raw(party, _requests(self.last, party))
 
-    def fetch(self, spec: TaskSpec, number: int) -> bytes:
-        """The released words; raises as the coordinator does."""
+    def fetch(self, spec: TaskSpec, number: int) -> tuple[bytes, np.ndarray]:
+        """The released words as they came, and unmasked; raises as coordinator and parties do."""
         request = coordinator_pb2.FetchResultRequest(task_digest=spec.digest, round=number)
 
         async def received() -> bytes:
@@ -130,7 +133,19 @@ class Member:
             return b"".join([part.chunk.data async for part in chunks])
 
         with typed_errors("coordinator"):
-            return bytes(wait(received()))
+            released = bytes(wait(received()))
+        asked = party_pb2.MaskKeysRequest(
+            task_digest=spec.digest, round=number, output_digest=hashlib.sha256(released).digest()
+        )
+        keys: dict[int, set[bytes]] = defaultdict(set)
+        for party in PARTIES:
+            with typed_errors(f"party {party}"):
+                for held in self._party_client(party).FetchMaskKeys(asked, timeout=30.0).keys:
+                    keys[held.index].add(held.key)
+        assert [len(keys[index]) for index in range(3)] == [1, 1, 1], "two holders gave different keys"
+        words = np.frombuffer(released, "<i8").copy()
+        remove_masks(words, {ShareIndex(i): MaskKey(*key) for i, key in keys.items()}, spec.digest, RoundNumber(number))
+        return released, words
 
     # ---- their parts -----------------------------------------------------------------------------------------------
 
@@ -166,7 +181,7 @@ class Member:
             raise error
 
     def _to_party(self, party: PartyIndex, submission: Submission, relayed: RelayedUpload | None = None) -> None:
-        client = _Blocking(party_pb2_grpc.PartyStub(self._channel(f"party-{party}", self._addresses.parties[party])))
+        client = self._party_client(party)
         stop = threading.Event()
         one = _PartyUpload(
             submission,
@@ -182,12 +197,15 @@ class Member:
 
     def _raw(self, party: PartyIndex, requests: Iterable[Any]) -> None:
         """One stream, once, and never mind the answer."""
-        client = _Blocking(party_pb2_grpc.PartyStub(self._channel(f"party-{party}", self._addresses.parties[party])))
+        client = self._party_client(party)
         try:
             with typed_errors(f"party {party}"):
                 client.Upload(iter(requests), timeout=LIMITS.upload_seconds)
         except TriskeleError:
             pass
+
+    def _party_client(self, party: PartyIndex) -> Any:
+        return _Blocking(party_pb2_grpc.PartyStub(self._channel(f"party-{party}", self._addresses.parties[party])))
 
     def _coordinator(self) -> Any:
         return coordinator_pb2_grpc.CoordinatorStub(self._channel("coordinator", self._addresses.coordinator))

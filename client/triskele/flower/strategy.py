@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 class TriskeleStrategy(FedAvg):  # type: ignore[misc]  # flwr is not installed where types are checked
     """Federated averaging through Triskele: clients submit to the parties, this strategy fetches the aggregate.
 
-    config: reader.toml for transport "direct", forwarder.toml for "tunnel". task: the Triskele task's name; each of
+    config: reader.toml for transport "direct", forwarder.toml for "tunnel". reader: reader.toml beside a forwarder,
+    which cannot unmask the aggregates of a task whose release is for participants. task: the task's name; each of
     Flower's train rounds takes the next open round of it. round_timeout: seconds to wait for a round to open, and for
     its result. Everything else is FedAvg's, under the same names (fraction_train, min_train_nodes, ...);
     evaluation is FedAvg's own. The sampled clients must be at least the task's quorum.
@@ -48,6 +49,7 @@ class TriskeleStrategy(FedAvg):  # type: ignore[misc]  # flwr is not installed w
         config: str | os.PathLike[str],
         task: str,
         transport: Transport = "direct",
+        reader: str | os.PathLike[str] | None = None,
         round_timeout: float = 600.0,
         retries: RetryPolicy = DEFAULT_RETRIES,
         **fedavg: Any,
@@ -59,6 +61,7 @@ class TriskeleStrategy(FedAvg):  # type: ignore[misc]  # flwr is not installed w
             raise ConfigurationError(f"transport {transport!r} is neither 'direct' nor 'tunnel'")
         if transport == "tunnel" and not self._server.forwards:
             raise ConfigurationError("transport 'tunnel' needs a forwarder's configuration; a reader may not forward")
+        self._reader = self._server if reader is None else FrameworkServer.from_config(reader, retries=retries)
         self._task = task
         self._transport = transport
         self._round_timeout = round_timeout
@@ -114,7 +117,7 @@ class TriskeleStrategy(FedAvg):  # type: ignore[misc]  # flwr is not installed w
         try:
             if self._transport == "tunnel":
                 bring(self._server, terms, self._admitted, valid)
-            view, aggregate = self._server.aggregate(terms.task, terms.round, self._round_timeout)
+            view, aggregate = self._reader.aggregate(terms.task, terms.round, self._round_timeout)
         except (RoundFailed, Unavailable, TimeoutError) as error:
             self._failed(server_round, error)
             return None, metrics
@@ -127,6 +130,7 @@ class TriskeleStrategy(FedAvg):  # type: ignore[misc]  # flwr is not installed w
     def _open_round(self, arrays: ArrayRecord) -> tuple[TaskSpec, RoundView]:
         """The task and its next open round, that no earlier train round of Flower's has used."""
         spec = self._server.task(self._task)
+        self._reader.check_may_read(spec)
         floats = trained(arrays)
         if not floats:
             raise InvalidUpdate("the model has no arrays of floating point")

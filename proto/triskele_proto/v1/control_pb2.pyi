@@ -64,20 +64,22 @@ class EndRoundRequest(_message.Message):
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class RoundOutcome(_message.Message):
-    __slots__ = ("output_digest", "weight_total", "coefficient_bits", "refused", "accepted_slots", "openings")
+    __slots__ = ("output_digest", "weight_total", "coefficient_bits", "refused", "accepted_slots", "openings", "attempt")
     OUTPUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_TOTAL_FIELD_NUMBER: _ClassVar[int]
     COEFFICIENT_BITS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     OPENINGS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     output_digest: bytes
     weight_total: int
     coefficient_bits: int
     refused: _containers.RepeatedCompositeFieldContainer[_types_pb2.RefusedSubmission]
     accepted_slots: _containers.RepeatedScalarFieldContainer[int]
     openings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, output_digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., openings: _Optional[_Iterable[str]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, output_digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., openings: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class RoundStatusReply(_message.Message):
     __slots__ = ("state", "complete", "blame", "outcome", "attempt", "running", "setback")

@@ -122,16 +122,18 @@ class FetchResultRequest(_message.Message):
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
 
 class ResultHeader(_message.Message):
-    __slots__ = ("dimension", "digest", "weight_total", "coefficient_bits")
+    __slots__ = ("dimension", "digest", "weight_total", "coefficient_bits", "party_addresses")
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_TOTAL_FIELD_NUMBER: _ClassVar[int]
     COEFFICIENT_BITS_FIELD_NUMBER: _ClassVar[int]
+    PARTY_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     dimension: int
     digest: bytes
     weight_total: int
     coefficient_bits: int
-    def __init__(self, dimension: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ...) -> None: ...
+    party_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dimension: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., party_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ResultChunk(_message.Message):
     __slots__ = ("header", "chunk")

@@ -25,35 +25,41 @@ _sym_db = _symbol_database.Default()
 from triskele_proto.v1 import types_pb2 as triskele__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriskele_proto/v1/party.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"R\n\x13UploadStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"8\n\x0bShareHeader\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"\x87\x01\n\x0cUploadHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12(\n\x06shares\x18\x02 \x03(\x0b\x32\x18.triskele.v1.ShareHeader\x12\r\n\x05relay\x18\x03 \x01(\x08\x12\x0f\n\x07relayed\x18\x04 \x01(\x08\"i\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.UploadHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"U\n\x0bUploadReply\x12\x11\n\tcommitted\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0f\n\x07relayed\x18\x03 \x01(\x08\x12\x10\n\x08relaying\x18\x04 \x01(\x08\"J\n\x0bRelayHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\"g\n\x0cRelayRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.triskele.v1.RelayHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"f\n\x12RelayStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\x0c\"]\n\x12SealedUploadHeader\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c\"-\n\x0bSealedChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"{\n\x13SealedUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.triskele.v1.SealedUploadHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.triskele.v1.SealedChunkH\x00\x42\x06\n\x04part2\xed\x02\n\x05Party\x12J\n\x0cUploadStatus\x12 .triskele.v1.UploadStatusRequest\x1a\x18.triskele.v1.UploadReply\x12@\n\x06Upload\x12\x1a.triskele.v1.UploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12L\n\x0cUploadSealed\x12 .triskele.v1.SealedUploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12>\n\x05Relay\x12\x19.triskele.v1.RelayRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12H\n\x0bRelayStatus\x12\x1f.triskele.v1.RelayStatusRequest\x1a\x18.triskele.v1.UploadReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriskele_proto/v1/party.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"L\n\x0fMaskKeysRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x15\n\routput_digest\x18\x03 \x01(\x0c\"%\n\x07MaskKey\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"3\n\rMaskKeysReply\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.triskele.v1.MaskKey\"R\n\x13UploadStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"8\n\x0bShareHeader\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"\x87\x01\n\x0cUploadHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12(\n\x06shares\x18\x02 \x03(\x0b\x32\x18.triskele.v1.ShareHeader\x12\r\n\x05relay\x18\x03 \x01(\x08\x12\x0f\n\x07relayed\x18\x04 \x01(\x08\"i\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.UploadHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"U\n\x0bUploadReply\x12\x11\n\tcommitted\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0f\n\x07relayed\x18\x03 \x01(\x08\x12\x10\n\x08relaying\x18\x04 \x01(\x08\"J\n\x0bRelayHeader\x12-\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.triskele.v1.SignedManifest\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\"g\n\x0cRelayRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.triskele.v1.RelayHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\"f\n\x12RelayStatusRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\x0c\"]\n\x12SealedUploadHeader\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x0e\n\x06sealed\x18\x04 \x01(\x0c\"-\n\x0bSealedChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"{\n\x13SealedUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.triskele.v1.SealedUploadHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.triskele.v1.SealedChunkH\x00\x42\x06\n\x04part2\xb8\x03\n\x05Party\x12J\n\x0cUploadStatus\x12 .triskele.v1.UploadStatusRequest\x1a\x18.triskele.v1.UploadReply\x12@\n\x06Upload\x12\x1a.triskele.v1.UploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12L\n\x0cUploadSealed\x12 .triskele.v1.SealedUploadRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12>\n\x05Relay\x12\x19.triskele.v1.RelayRequest\x1a\x18.triskele.v1.UploadReply(\x01\x12H\n\x0bRelayStatus\x12\x1f.triskele.v1.RelayStatusRequest\x1a\x18.triskele.v1.UploadReply\x12I\n\rFetchMaskKeys\x12\x1c.triskele.v1.MaskKeysRequest\x1a\x1a.triskele.v1.MaskKeysReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triskele_proto.v1.party_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPLOADSTATUSREQUEST']._serialized_start=77
-  _globals['_UPLOADSTATUSREQUEST']._serialized_end=159
-  _globals['_SHAREHEADER']._serialized_start=161
-  _globals['_SHAREHEADER']._serialized_end=217
-  _globals['_UPLOADHEADER']._serialized_start=220
-  _globals['_UPLOADHEADER']._serialized_end=355
-  _globals['_UPLOADREQUEST']._serialized_start=357
-  _globals['_UPLOADREQUEST']._serialized_end=462
-  _globals['_UPLOADREPLY']._serialized_start=464
-  _globals['_UPLOADREPLY']._serialized_end=549
-  _globals['_RELAYHEADER']._serialized_start=551
-  _globals['_RELAYHEADER']._serialized_end=625
-  _globals['_RELAYREQUEST']._serialized_start=627
-  _globals['_RELAYREQUEST']._serialized_end=730
-  _globals['_RELAYSTATUSREQUEST']._serialized_start=732
-  _globals['_RELAYSTATUSREQUEST']._serialized_end=834
-  _globals['_SEALEDUPLOADHEADER']._serialized_start=836
-  _globals['_SEALEDUPLOADHEADER']._serialized_end=929
-  _globals['_SEALEDCHUNK']._serialized_start=931
-  _globals['_SEALEDCHUNK']._serialized_end=976
-  _globals['_SEALEDUPLOADREQUEST']._serialized_start=978
-  _globals['_SEALEDUPLOADREQUEST']._serialized_end=1101
-  _globals['_PARTY']._serialized_start=1104
-  _globals['_PARTY']._serialized_end=1469
+  _globals['_MASKKEYSREQUEST']._serialized_start=77
+  _globals['_MASKKEYSREQUEST']._serialized_end=153
+  _globals['_MASKKEY']._serialized_start=155
+  _globals['_MASKKEY']._serialized_end=192
+  _globals['_MASKKEYSREPLY']._serialized_start=194
+  _globals['_MASKKEYSREPLY']._serialized_end=245
+  _globals['_UPLOADSTATUSREQUEST']._serialized_start=247
+  _globals['_UPLOADSTATUSREQUEST']._serialized_end=329
+  _globals['_SHAREHEADER']._serialized_start=331
+  _globals['_SHAREHEADER']._serialized_end=387
+  _globals['_UPLOADHEADER']._serialized_start=390
+  _globals['_UPLOADHEADER']._serialized_end=525
+  _globals['_UPLOADREQUEST']._serialized_start=527
+  _globals['_UPLOADREQUEST']._serialized_end=632
+  _globals['_UPLOADREPLY']._serialized_start=634
+  _globals['_UPLOADREPLY']._serialized_end=719
+  _globals['_RELAYHEADER']._serialized_start=721
+  _globals['_RELAYHEADER']._serialized_end=795
+  _globals['_RELAYREQUEST']._serialized_start=797
+  _globals['_RELAYREQUEST']._serialized_end=900
+  _globals['_RELAYSTATUSREQUEST']._serialized_start=902
+  _globals['_RELAYSTATUSREQUEST']._serialized_end=1004
+  _globals['_SEALEDUPLOADHEADER']._serialized_start=1006
+  _globals['_SEALEDUPLOADHEADER']._serialized_end=1099
+  _globals['_SEALEDCHUNK']._serialized_start=1101
+  _globals['_SEALEDCHUNK']._serialized_end=1146
+  _globals['_SEALEDUPLOADREQUEST']._serialized_start=1148
+  _globals['_SEALEDUPLOADREQUEST']._serialized_end=1271
+  _globals['_PARTY']._serialized_start=1274
+  _globals['_PARTY']._serialized_end=1714
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class MaskKeysRequest(_message.Message):
+    __slots__ = ("task_digest", "round", "output_digest")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    output_digest: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., output_digest: _Optional[bytes] = ...) -> None: ...
+
+class MaskKey(_message.Message):
+    __slots__ = ("index", "key")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    key: bytes
+    def __init__(self, index: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class MaskKeysReply(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[MaskKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[MaskKey, _Mapping]]] = ...) -> None: ...
+
 class UploadStatusRequest(_message.Message):
     __slots__ = ("task_digest", "round", "manifest_digest")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class PartyStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
                 _registered_method=True)
+        self.FetchMaskKeys = channel.unary_unary(
+                '/triskele.v1.Party/FetchMaskKeys',
+                request_serializer=triskele__proto_dot_v1_dot_party__pb2.MaskKeysRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_party__pb2.MaskKeysReply.FromString,
+                _registered_method=True)
 
 
 class PartyServicer(object):
@@ -98,6 +103,13 @@ class PartyServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchMaskKeys(self, request, context):
+        """The two keys that this party holds of the mask over a released round's aggregate (docs/protocol.md, "Release").
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartyServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +137,11 @@ def add_PartyServicer_to_server(servicer, server):
                     servicer.RelayStatus,
                     request_deserializer=triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_party__pb2.UploadReply.SerializeToString,
+            ),
+            'FetchMaskKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchMaskKeys,
+                    request_deserializer=triskele__proto_dot_v1_dot_party__pb2.MaskKeysRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_party__pb2.MaskKeysReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,6 +279,33 @@ class Party(object):
             '/triskele.v1.Party/RelayStatus',
             triskele__proto_dot_v1_dot_party__pb2.RelayStatusRequest.SerializeToString,
             triskele__proto_dot_v1_dot_party__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchMaskKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triskele.v1.Party/FetchMaskKeys',
+            triskele__proto_dot_v1_dot_party__pb2.MaskKeysRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_party__pb2.MaskKeysReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -148,6 +148,15 @@ def outcomes_of(combined: Mapping[PartyIndex, PartyStatus]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome is not None]
 
 
+def all_combined(heard: Iterable[PartyStatus]) -> bool:
+    """Whether all have come to the end of the same attempt; an earlier one's outcome counts no more while one runs."""
+    given = list(heard)
+    return (
+        all(s.state is RoundState.COMBINED and not s.running for s in given)
+        and len({s.outcome.attempt for s in given if s.outcome is not None}) <= 1
+    )
+
+
 def next_attempt(heard: Iterable[PartyStatus], most: int) -> int | None:
     """The number of the attempt that is due at all three parties; None while one runs or all are COMBINED.
 
@@ -155,7 +164,10 @@ def next_attempt(heard: Iterable[PartyStatus], most: int) -> int | None:
     """
     given = list(heard)
     latest = max(s.attempt for s in given)
-    if all(s.state is RoundState.COMBINED or (s.running and s.attempt == latest) for s in given):
+    going_on = [s.running and s.attempt == latest for s in given]
+    if all_combined(given):
+        return None
+    if any(going_on) and all(s.state is RoundState.COMBINED or on for s, on in zip(given, going_on, strict=True)):
         return None
     if latest >= most:
         setbacks = "; ".join(sorted({s.setback for s in given if s.setback})) or "a party was restarted"

@@ -151,4 +151,5 @@ def _outcome(message: control_pb2.RoundOutcome) -> Outcome:
         ),
         accepted=tuple(sorted(Slot(s) for s in message.accepted_slots)),
         openings=tuple(message.openings),
+        attempt=message.attempt,
     )

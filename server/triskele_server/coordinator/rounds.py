@@ -75,6 +75,7 @@ class Outcome:
     refused: tuple[Refusal, ...] = ()
     accepted: tuple[Slot, ...] = ()
     openings: tuple[str, ...] = ()
+    attempt: int = 0  # which one gave it
 
     def __post_init__(self) -> None:
         if len(self.output_digest) != 32:

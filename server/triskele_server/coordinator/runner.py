@@ -23,6 +23,7 @@ from triskele_server.coordinator.parties import (
     Pace,
     Parties,
     Waiting,
+    all_combined,
     check_open,
     names,
     next_attempt,
@@ -196,7 +197,7 @@ class TaskRunner:
                 slowest = min(least_advanced(s.state for s in latest.values()), RoundState.COMBINED, key=progress)
                 for state in self._store.follow(id_, slowest):
                     self._entered(id_, state)
-                if slowest is RoundState.COMBINED:
+                if slowest is RoundState.COMBINED and all_combined(latest.values()):
                     return outcomes_of(latest)
             if len(heard) == len(PARTIES) and (attempt := next_attempt(heard.values(), self._pace.attempts)):
                 metrics.ATTEMPTS.labels("first" if attempt == 1 else "repeated").inc()

@@ -164,6 +164,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
                 digest=result.digest,
                 weight_total=result.weight_total,
                 coefficient_bits=result.coefficient_bits,
+                party_addresses=self._party_addresses,
             )
         )
         async for piece in self._files.read(result.file, self._limits.chunk_bytes):

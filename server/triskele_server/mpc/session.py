@@ -14,6 +14,7 @@ import torch
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, PartyIndex
 from triskele.keystream import derive
+from triskele.release_mask import MASK_KEY_BYTES, MaskKey
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.randomness import CorrelatedRandomness
 from triskele_server.mpc.transport import Transport
@@ -45,19 +46,21 @@ class Session:
         self.next = PartyIndex((self.party + 1) % 3)
         self.ledger = ledger
         self.transport = transport
-        self.randomness = self._agree_keys(context)
+        self.randomness, self.mask_keys = self._agree_keys(context)
 
-    def _agree_keys(self, context: bytes) -> CorrelatedRandomness:
+    def _agree_keys(self, context: bytes) -> tuple[CorrelatedRandomness, tuple[MaskKey, MaskKey]]:
+        """Streams with the previous and the next party; and the keys m_i, m_{i+1} of the mask over what is released."""
         own = {peer: secrets.token_bytes(_KEY_BYTES) for peer in (self.previous, self.next)}
         theirs = self.swap({peer: ("key", key) for peer, key in own.items()}, _KEY_BYTES)
 
-        def key(peer: PartyIndex) -> bytes:
+        def key(peer: PartyIndex, purpose: bytes, length: int) -> bytes:
             low, high = sorted((self.party, peer))
             parts = {self.party: own[peer], peer: theirs[peer]}
-            info = b"triskele/v1/pairwise" + context + bytes([low, high])
-            return derive(parts[low] + parts[high], info)
+            return derive(parts[low] + parts[high], purpose + context + bytes([low, high]), length)
 
-        return CorrelatedRandomness(key(self.previous), key(self.next))
+        streams = [key(peer, b"triskele/v1/pairwise", 16) for peer in (self.previous, self.next)]
+        masks = [key(peer, b"triskele/v1/release-key", MASK_KEY_BYTES) for peer in (self.previous, self.next)]
+        return CorrelatedRandomness(*streams), (MaskKey(masks[0]), MaskKey(masks[1]))
 
     # ---- exchanges, each one round of communication -------------------------------------------------------------
 

@@ -116,6 +116,9 @@ def create_task(
     ] = None,
     root: Annotated[str | None, typer.Option(help="The root participant, for fltrust.")] = None,
     decisions: Annotated[str, typer.Option(help="public or hidden: whether it is told who was accepted.")] = "public",
+    release: Annotated[
+        str, typer.Option(help="participants or public: public shows the aggregate to coordinator and parties too.")
+    ] = "participants",
     max_participants: Annotated[int, typer.Option(min=2)] = 100,
     min_accepted: Annotated[int, typer.Option(min=1)] = 2,
     max_weight: Annotated[int, typer.Option(min=0, help="Of an example weight; 0: updates count the same.")] = 0,
@@ -139,6 +142,7 @@ def create_task(
             clip_norm=clip_norm,
             root=root,  # type: ignore[arg-type]  # the same
             decisions=decisions,  # type: ignore[arg-type]  # the same
+            release=release,  # type: ignore[arg-type]  # the same
             max_participants=max_participants,
             min_accepted=min_accepted,
             max_weight=max_weight,

@@ -25,10 +25,10 @@ from triskele_server.party.intake import Intake
 from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
 from triskele_server.party.policy import check_task
 from triskele_server.party.records import Blame, RoundRecord, Submission, Upload
+from triskele_server.party.release_files import ReleaseFiles
 from triskele_server.party.share_files import RoundKey, ShareFiles, size_of
 from triskele_server.party.store import PartyStore
 from triskele_server.privacy import BUDGET_SPENT, affordable_rounds, spent_text
-from triskele_server.release.output_file import write_previous
 from triskele_server.round_state import RoundEvent, RoundState, has_ended
 
 SHARES_LOST = "shares_lost"
@@ -62,10 +62,18 @@ class RoundControl:
     """Opens, seals, runs and ends rounds. Its methods run on the event loop; disk work runs in threads."""
 
     def __init__(
-        self, store: PartyStore, files: ShareFiles, intake: Intake, runner: RoundRunner, config: PartyConfig
+        self,
+        *,
+        store: PartyStore,
+        files: ShareFiles,
+        releases: ReleaseFiles,
+        intake: Intake,
+        runner: RoundRunner,
+        config: PartyConfig,
     ) -> None:
         self._store = store
         self._files = files
+        self._releases = releases
         self._intake = intake
         self._runner = runner
         self._config = config
@@ -147,9 +155,9 @@ class RoundControl:
     async def output(self, key: RoundKey) -> Path:
         """The file of the aggregate's words; raises WrongState unless the round is COMBINED."""
         record = await asyncio.to_thread(self._store.round, key)
-        if record.state is not RoundState.COMBINED:
+        if record.state is not RoundState.COMBINED or record.outcome is None:
             raise WrongState(f"{key} is {record.state}: its output can be fetched while it is COMBINED")
-        return self._files.output(key)
+        return self._files.output(key, record.outcome.attempt)
 
     async def end(self, key: RoundKey, state: RoundState) -> RoundStatus:
         """End a round and delete its shares; idempotent, and what ended the round first stays.
@@ -204,8 +212,7 @@ class RoundControl:
         with metrics.ROUNDS_COMPUTING.track_inprogress():
             try:
                 outcome = await self._runner.run(job, on_phase)
-                await asyncio.to_thread(self._check_output, job, outcome)
-                await asyncio.to_thread(self._store.combined, key, outcome)
+                await asyncio.to_thread(self._keep_outcome, key, job, outcome)
             except PeerLost as error:  # the coordinator sees that nothing runs here and begins another attempt
                 metrics.ATTEMPTS_LOST.inc()
                 self._setbacks[key] = str(error)
@@ -229,6 +236,8 @@ class RoundControl:
         record = await asyncio.to_thread(self._store.end, key, event, blame)
         await asyncio.to_thread(self._intake.close_round, key)
         await asyncio.to_thread(self._files.delete, key)
+        if record.state is not RoundState.RELEASED:
+            await asyncio.to_thread(self._releases.forget_keys, key)
         reason = record.blame.reason if record.blame else ""
         _log.info("round_ended", round=key.number, task=key.task.hex()[:16], state=record.state, reason=reason)
 
@@ -236,15 +245,15 @@ class RoundControl:
         """What the task's next round starts from, if its rule does. Before the round ends: a crash repeats it."""
         record = self._store.round(key)
         if record.state is RoundState.COMBINED and record.outcome is not None and _starts_from_previous(record):
-            divisor = record.outcome.weight_total * 2.0**record.outcome.coefficient_bits
-            write_previous(self._files.previous(key.task), self._files.output(key), divisor)
+            output = self._files.output(key, record.outcome.attempt)
+            self._releases.keep_previous(key, output, record.outcome)
 
     def _job(self, key: RoundKey, attempt: int) -> RoundJob:
         record = self._store.round(key)
         submissions = tuple(self._held(key, u) for u in self._store.uploads(key) if u.sealed)
-        previous = self._files.previous(key.task)
+        previous = self._releases.previous(key.task)
         used = previous if _starts_from_previous(record) and previous.exists() else None
-        output = self._files.output(key)
+        output = self._files.output(key, attempt)
         return RoundJob(record.canonical, key.number, attempt, submissions, output, self._coin_key, used)
 
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
@@ -254,6 +263,14 @@ class RoundControl:
 
         first, second = held_shares(self._config.index)
         return HeldSubmission(upload.slot, upload.participant, upload.manifest_digest, (share(first), share(second)))
+
+    def _keep_outcome(self, key: RoundKey, job: RoundJob, outcome: RoundOutcome) -> None:
+        """Output and keys first: what the store calls COMBINED is there. Keys of attempts that came to nothing go."""
+        self._check_output(job, outcome)
+        if outcome.mask_keys is not None:
+            self._releases.keep_keys(key, outcome.attempt, outcome.mask_keys)
+        self._store.combined(key, outcome.stored)
+        self._releases.forget_keys(key, but=outcome.attempt)
 
     def _check_output(self, job: RoundJob, outcome: RoundOutcome) -> None:
         """The output is safely on disk and is what the parties agreed on, before the round counts as COMBINED."""

@@ -70,16 +70,21 @@ def declared_openings(spec: TaskSpec) -> list[str]:
     pipeline = Pipeline.of(spec)
     last = pipeline.last.rule
     if last.kind == "coordinate_wise":
-        return ["valid", "aggregate"]
+        return ["valid", aggregate_name(spec)]
     secret = spec.weighted or last.giving != "public" or last.scale_bits is not None or pipeline.mixes_in_secret
     opened = [
         ("valid", True),
         ("enough_accepted", secret),
         ("accepted", last.rejects and spec.decisions == "public"),
         ("weight_total", spec.weighted and not pipeline.normalises(spec)),
-        ("aggregate", True),
+        (aggregate_name(spec), True),
     ]
     return [name for name, wanted in opened if wanted]
+
+
+def aggregate_name(spec: TaskSpec) -> str:
+    """What the ledger calls the words that a round opens last."""
+    return "masked_aggregate" if spec.masked else "aggregate"
 
 
 def run_stages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from prometheus_client import Metric
 
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot
 from triskele.manifest import ManifestDigest
+from triskele.release_mask import MaskKey
 from triskele_server.round_state import RoundState
 
 PEER_LOST = "peer_lost"  # the reason of an attempt that ended because a party fell silent
@@ -58,6 +59,14 @@ class RoundOutcome:
     refused: tuple[tuple[Slot, str], ...]
     accepted: tuple[Slot, ...] | None  # None: the task hides its decisions
     openings: tuple[str, ...]
+    attempt: int = 0  # which one gave it
+    mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)  # not in the party's database
+    masked: bool = False
+
+    @property
+    def stored(self) -> RoundOutcome:
+        """The same without secrets."""
+        return replace(self, mask_keys=None)
 
 
 @dataclass(frozen=True)

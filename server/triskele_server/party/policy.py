@@ -17,6 +17,8 @@ def check_task(spec: TaskSpec, policy: PolicyTable) -> None:
         _check_rule(spec, name, policy)
     if spec.decisions not in policy.decisions:
         raise _refused(spec, "decisions", f"{spec.decisions!r} is not among this party's {', '.join(policy.decisions)}")
+    if spec.release not in policy.releases:
+        raise _refused(spec, "releases", f"{spec.release!r} is not among this party's {', '.join(policy.releases)}")
     if spec.dimension > policy.max_dimension:
         raise _refused(spec, "max_dimension", f"{spec.dimension} is above this party's {policy.max_dimension}")
     if spec.max_participants > policy.max_participants:

@@ -26,7 +26,9 @@ from triskele_server.party.control import RoundControl
 from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import RoundRunner
+from triskele_server.party.mask_keys import MaskKeys
 from triskele_server.party.relay import Relays
+from triskele_server.party.release_files import ReleaseFiles
 from triskele_server.party.sealed_intake import SealedIntake, load_sealing_key
 from triskele_server.party.service import PartyControlService, PartyService
 from triskele_server.party.share_files import ShareFiles
@@ -109,9 +111,12 @@ async def behind(
         other = PartyIndex((config.index + 2) % 3)
         connect = None if config.relay_to is None else partial(dial or _dial_previous, config)
         relays = Relays(store, files, connect, str(other))
-        control = RoundControl(store, files, intake, runner, config)
+        releases = ReleaseFiles(config.data, vault)
+        control = RoundControl(store=store, files=files, releases=releases, intake=intake, runner=runner, config=config)
         await control.recover()
-        party_pb2_grpc.add_PartyServicer_to_server(PartyService(intake, _sealed(config, intake), relays.due), server)
+        keys = MaskKeys(store, releases, config.index, config.policy)
+        service = PartyService(intake, keys, _sealed(config, intake), relays.due)
+        party_pb2_grpc.add_PartyServicer_to_server(service, server)
         control_pb2_grpc.add_PartyControlServicer_to_server(PartyControlService(control, config.coordinator), server)
         await relays.start()
         try:

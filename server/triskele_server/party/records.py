@@ -160,6 +160,8 @@ def outcome_json(outcome: RoundOutcome) -> dict[str, Any]:
         "refused": [list(r) for r in outcome.refused],
         "accepted": None if outcome.accepted is None else list(outcome.accepted),
         "openings": list(outcome.openings),
+        "attempt": outcome.attempt,
+        "masked": outcome.masked,
     }
 
 
@@ -171,4 +173,6 @@ def _outcome(content: dict[str, Any]) -> RoundOutcome:
         tuple((Slot(slot), reason) for slot, reason in content["refused"]),
         None if content["accepted"] is None else tuple(map(Slot, content["accepted"])),
         tuple(content["openings"]),
+        content["attempt"],
+        masked=content["masked"],
     )

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from triskele.errors import RoundFailed
 from triskele.ids import ParticipantId, RoundNumber, Slot
 from triskele.keystream import derive
 from triskele.manifest import ManifestDigest
+from triskele.release_mask import MaskKey
 from triskele.task import TaskSpec
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import EXACT_LIMIT
@@ -43,11 +45,14 @@ from triskele_server.party.checkpoint import (
 from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
 from triskele_server.party.noise import own_noise, with_dealt
+from triskele_server.party.release import open_part, open_shares, previous_row
+from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.rows import Rows, lay_out
 from triskele_server.party.validity import check
 from triskele_server.rules.pipeline import Pipeline
 
 INVALID = "failed_validity_check"
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ class SealedSubmission:
 
 @dataclass(frozen=True)
 class RoundInput:
-    """What a party brings into a round: submissions by slot, the task's previous aggregate in units of C / 2^20."""
+    """What a party brings into a round: submissions by slot, the task's previous aggregate."""
 
     spec: TaskSpec
     round: RoundNumber
     attempt: int
     submissions: Sequence[SealedSubmission]
-    previous: Words | None = None
+    previous: PreviousAggregate | None = None
     coin_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     checkpoints: Checkpoints = field(default_factory=MemoryCheckpoints, repr=False)
 
@@ -98,13 +103,16 @@ class RoundInput:
         return digest.digest()
 
     def previous_digest(self) -> bytes:
-        """SHA-256 of the previous aggregate's words."""
-        return hashlib.sha256(b"" if self.previous is None else self.previous.astype("<i8").tobytes()).digest()
+        """SHA-256 of the previous aggregate, zeros if there is none."""
+        return bytes(_DIGEST_BYTES) if self.previous is None else self.previous.digest()
 
 
 @dataclass(frozen=True)
 class RoundOutput:
-    """The mean is words / weight_total / 2^coefficient_bits * C / 2^20. `accepted` is None under hidden decisions."""
+    """The mean is words / weight_total / 2^coefficient_bits * C / 2^20, once the mask is off.
+
+    `accepted` is None under hidden decisions. `mask_keys` are this party's two of the mask, None if public.
+    """
 
     words: Words
     weight_total: int
@@ -112,6 +120,7 @@ class RoundOutput:
     refused: Mapping[Slot, str]
     accepted: tuple[Slot, ...] | None
     ledger: OpeningLedger
+    mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)
 
 
 def run_round(
@@ -164,7 +173,9 @@ def run_round(
     # 7. Gram: local products, exact or of the sketches; only n^2 words travel. More rows than the rule may see are
     # averaged in buckets before, which is linear too.
     named = [(s.participant, s.shares) for s in given.submissions]
-    rows, pipeline = lay_out(spec, pipeline, valid, named, coin=coin, previous=given.previous, party=session.party)
+    rows, pipeline = lay_out(
+        spec, pipeline, valid, named, coin=coin, previous=partial(previous_row, session, spec, given.previous)
+    )
 
     def gram() -> ReplicatedTensor:
         part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
@@ -178,7 +189,7 @@ def run_round(
         shares, total = run_coordinate_wise(session, spec, pipeline, rows=rows, gram=gram)
         on_step("filter")
         noised = with_dealt(session, shares, _noise(given, repr(valid).encode(), total, 0, executor))
-        words, bits = session.open(noised, "aggregate").numpy(), 0
+        words, bits = open_shares(session, spec, given.round, noised), 0
         accepted = tuple(range(len(rows.participants))) if spec.decisions == "public" else None
     else:
         # 8. Filter: the rule, the cohort check, the decisions; then all three parties write the decision down.
@@ -195,10 +206,11 @@ def run_round(
         total, bits, accepted = decision.weight_total, decision.fraction_bits, decision.accepted
     on_step("combine")
 
-    # 10. Release: the words are the same at all three parties; the coordinator compares their digests.
+    # 10. Release: the words, masked unless the task is public, are the same at all three parties; the coordinator
+    # compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
     kept = None if accepted is None else tuple(slots[rows.participants[i]] for i in accepted)
-    return RoundOutput(words, total, bits, refused, kept, session.ledger)
+    return RoundOutput(words, total, bits, refused, kept, session.ledger, session.mask_keys if spec.masked else None)
 
 
 def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> None:
@@ -272,11 +284,11 @@ def _combined(session: Session, given: RoundInput, rows: Rows, decision: Decisio
         first = combine_public([s.first for s in shares], factors, dimension, executor)
         second = combine_public([s.second for s in shares], factors, dimension, executor)
         summed = Shares(torch.from_numpy(first), torch.from_numpy(second))
-        return session.open(with_dealt(session, summed, noise), "aggregate").numpy()
+        return open_shares(session, given.spec, given.round, with_dealt(session, summed, noise))
     if decision.reference is not None and rows.reference is not None:
         shares.append(rows.reference)
         weights.append(decision.reference)
     part = combine_secret(shares, weights, dimension, executor)
     if noise is not None:
         part += noise
-    return session.open_sum(torch.from_numpy(part), "aggregate").numpy()
+    return open_part(session, given.spec, given.round, part)

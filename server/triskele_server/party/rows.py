@@ -1,12 +1,12 @@
 """Step 7: the rows that the rule sees, and this party's part of their Gram matrix.
 
 A row is an update, or a public average of several (bucketing). The reference row, if the rule has one, comes last: the
-root participant's update, or the previous aggregate, which all parties know.
+root participant's update, or the previous aggregate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -14,10 +14,9 @@ import numpy as np
 
 from triskele.encoding import Words
 from triskele.errors import RoundFailed
-from triskele.ids import PartyIndex
 from triskele.task import FRACTION_BITS, TaskSpec
 from triskele_server.linear.gram import exact_gram_part, gram_part, mixed
-from triskele_server.linear.shares import SharePair, WordShare
+from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import Sketch
 from triskele_server.party.filter import call_stage, checked_mixing
 from triskele_server.rules.pipeline import Pipeline
@@ -73,8 +72,7 @@ def lay_out(
     submissions: Sequence[tuple[str, SharePair]],
     *,
     coin: bytes,
-    previous: Words | None,
-    party: PartyIndex,
+    previous: Callable[[], SharePair],
 ) -> tuple[Rows, Pipeline]:
     """The rows of the `valid` submissions (participant, shares), and the stages left to run on their Gram matrix.
 
@@ -89,7 +87,7 @@ def lay_out(
     participants = [i for i in valid if i != root]
     reference = submissions[root][1] if root is not None else None
     if wanted == "previous":
-        reference = _known_to_all(np.zeros(spec.dimension, np.int64) if previous is None else previous, party)
+        reference = previous()
     pipeline = pipeline.with_buckets(len(participants), spec.max_rows)
     mixing = Mixing(np.eye(len(participants), dtype=np.int64), 1)
     if pipeline.stages and not pipeline.stages[0].rule.needs_gram:
@@ -97,9 +95,3 @@ def lay_out(
         mixing = checked_mixing(stage, call_stage(stage, len(participants), coin=coin), len(participants))
         pipeline = Pipeline(pipeline.stages[1:], pipeline.last)
     return Rows(participants, [submissions[i][1] for i in participants], reference, root, mixing), pipeline
-
-
-def _known_to_all(words: Words, party: PartyIndex) -> SharePair:
-    """Trivial shares of public words: share 0 is the value."""
-    value, zero = WordShare(words), WordShare(np.zeros(len(words), np.int64))
-    return SharePair(value if party == 0 else zero, value if party == 2 else zero)

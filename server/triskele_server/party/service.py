@@ -17,6 +17,7 @@ from triskele_server.metrics import party as metrics
 from triskele_server.party.control import RoundControl, RoundStatus
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.job import RoundOutcome
+from triskele_server.party.mask_keys import MaskKeys
 from triskele_server.party.records import Submission
 from triskele_server.party.sealed_intake import SealedIntake, SealedSession
 from triskele_server.party.share_files import RoundKey
@@ -34,11 +35,13 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
     def __init__(
         self,
         intake: Intake,
+        keys: MaskKeys,
         sealed: SealedIntake | None = None,
         relay: Callable[[RoundKey, ParticipantId], None] = lambda *_: None,
     ) -> None:
         """`relay` hears of every upload whose words are to be brought to the other holder."""
         self._intake = intake
+        self._keys = keys
         self._sealed = sealed
         self._relay = relay
 
@@ -109,6 +112,13 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             return _reply(await asyncio.to_thread(upload.session.finish))
         finally:  # as in Upload
             await asyncio.shield(asyncio.to_thread(upload.session.close, _STREAM_ENDED))
+
+    async def FetchMaskKeys(  # noqa: N802  the proto's name
+        self, request: party_pb2.MaskKeysRequest, context: Context
+    ) -> party_pb2.MaskKeysReply:
+        """This party's keys of the mask over a released aggregate."""
+        keys = await asyncio.to_thread(self._keys.hand_out, caller(context), _key(request), request.output_digest)
+        return party_pb2.MaskKeysReply(keys=[party_pb2.MaskKey(index=i, key=k) for i, k in keys.items()])
 
 
 class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignore[misc]  # generated without types
@@ -218,6 +228,7 @@ async def _receive(
 def _key(
     request: party_pb2.UploadStatusRequest
     | party_pb2.RelayStatusRequest
+    | party_pb2.MaskKeysRequest
     | party_pb2.SealedUploadHeader
     | control_pb2.RoundRequest
     | control_pb2.SealRoundRequest
@@ -277,4 +288,5 @@ def _outcome(outcome: RoundOutcome, participants: dict[int, str]) -> control_pb2
         ],
         accepted_slots=outcome.accepted or (),
         openings=outcome.openings,
+        attempt=outcome.attempt,
     )

@@ -4,9 +4,7 @@
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.words    little-endian 64-bit words
 <data>/rounds/<task digest, hex>/<round>/<participant>-<index>.relay    what goes before words to the other holder
                         ...seed.enc, ...words.enc, ...relay.enc         the same under the party's store key (at_rest)
-<data>/rounds/<task digest, hex>/<round>/output.bin                     the aggregate
-<data>/previous/<task digest, hex>.words                                the task's last released aggregate, in units
-                                                                        of C / 2^20, for rules that start from it
+<data>/rounds/<task digest, hex>/<round>/output-<attempt>.bin           the aggregate, masked unless it is public
 """
 
 from __future__ import annotations
@@ -57,8 +55,6 @@ class ShareFiles:
         self._vault = vault
         self._root = data / "rounds"
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._previous = data / "previous"
-        self._previous.mkdir(mode=0o700, exist_ok=True)
         _check_key(data / "store-key.check", vault)
 
     def folder(self, key: RoundKey) -> Path:
@@ -70,13 +66,9 @@ class ShareFiles:
         kind = ("seed" if seed else "words") + ("" if self._vault is None else ".enc")
         return self.folder(key) / f"{participant}-{index}.{kind}"
 
-    def output(self, key: RoundKey) -> Path:
-        """The file of the round's aggregate."""
-        return self.folder(key) / "output.bin"
-
-    def previous(self, task: TaskDigest) -> Path:
-        """The file of the task's last released aggregate; it may not exist."""
-        return self._previous / f"{task.hex()}.words"
+    def output(self, key: RoundKey, attempt: int) -> Path:
+        """The file of the aggregate that an attempt gave: each has a mask of its own."""
+        return self.folder(key) / f"output-{attempt}.bin"
 
     def make_folder(self, key: RoundKey) -> None:
         """Create a round's folder, durably."""

@@ -304,14 +304,20 @@ class PartyStore:
             return _opened_rounds(transaction, key)
 
     def combined(self, key: RoundKey, outcome: RoundOutcome) -> RoundRecord:
-        """Record the outcome of the computation; the output file has been synced before."""
+        """Record the outcome of the computation; the output file has been synced before.
+
+        A later attempt at a masked aggregate takes the place of an earlier one: the words differ by the mask. That of a
+        public one gives the same words.
+        """
         with self._transaction() as transaction:
             record = _round(transaction, key)
-            if record.outcome is not None and record.outcome.output_digest != outcome.output_digest:
+            before = record.outcome
+            if before is not None and not outcome.masked and before.output_digest != outcome.output_digest:
                 raise Conflict(f"{key}: another attempt gave another aggregate; only the first one counts")
             for event in steps(record.state, RoundState.COMBINED):
-                record = _move(transaction, record, event, outcome=outcome_json(outcome))
-            return record
+                record = _move(transaction, record, event)
+            transaction.execute(rounds.update().where(*_round_is(key)).values(outcome=outcome_json(outcome)))
+            return _round(transaction, key)
 
     def end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> RoundRecord:
         """End a round; one that has ended stays as it ended. Raises WrongState if it cannot end so from its state."""

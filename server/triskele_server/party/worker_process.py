@@ -41,8 +41,9 @@ from triskele_server.party.job import (
     RoundOutcome,
     Started,
 )
+from triskele_server.party.release_files import read_previous
 from triskele_server.party.round import RoundInput, SealedSubmission, run_round
-from triskele_server.release.output_file import read_previous, write_output
+from triskele_server.release.output_file import write_output
 from triskele_server.round_state import RoundState
 from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.peer import GrpcTransport, PeerHub
@@ -154,7 +155,9 @@ class WorkerProcess:
     def _compute(self, number: int, job: RoundJob) -> RoundOutcome:
         spec = TaskSpec.from_canonical(job.task)
         submissions = [_mapped(spec, self._config.index, job, s, self._vault) for s in job.submissions]
-        previous = None if job.previous is None else read_previous(job.previous, spec.dimension)
+        previous = None
+        if job.previous is not None:
+            previous = read_previous(job.previous, spec.digest, spec.dimension, self._vault)
         checkpoints = FileCheckpoints(job.output.parent, self._vault)
         given = RoundInput(spec, job.round, job.attempt, submissions, previous, job.coin_key, checkpoints)
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
@@ -185,6 +188,9 @@ class WorkerProcess:
             tuple(output.refused.items()),
             output.accepted,
             tuple(str(o) for o in output.ledger.openings),
+            job.attempt,
+            output.mask_keys,
+            masked=spec.masked,
         )
 
 

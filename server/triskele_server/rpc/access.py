@@ -21,14 +21,15 @@ _READS = ("ListTasks", "WatchRounds", "ListRounds", "FetchResult")
 ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
     {
         "participant": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds", "Enrol", "FetchResult")
-        | _methods("Party", "UploadStatus", "Upload"),
+        | _methods("Party", "UploadStatus", "Upload", "FetchMaskKeys"),
         "coordinator": _methods(
             "PartyControl", "OpenRound", "RoundStatus", "SealRound", "RunRound", "FetchOutput", "EndRound"
         ),
         "party": _methods("Peer", "Exchange") | _methods("Party", "Relay", "RelayStatus"),
         "operator": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds"),
-        # The server of another framework: a reader fetches aggregates, a forwarder also brings sealed uploads.
-        "reader": _methods("Coordinator", *_READS),
+        # The server of another framework: a reader fetches aggregates, and the keys of their mask
+        # where a party's policy lets readers; a forwarder brings sealed uploads and reads public releases only.
+        "reader": _methods("Coordinator", *_READS) | _methods("Party", "FetchMaskKeys"),
         "forwarder": _methods("Coordinator", *_READS, "EnrolFor") | _methods("Party", "UploadSealed"),
     }
 )

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from triskele.identity import Identity
 from triskele.ids import ParticipantId, PartyIndex, RoundNumber, Slot, held_shares
 from triskele.manifest import Manifest, sign
+from triskele.release_mask import MaskKey
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
@@ -148,14 +149,25 @@ class Runner:
         if self.error is not None:
             raise self.error
         on_phase(RoundState.FILTERED)
-        words = np.arange(TaskSpec.from_canonical(job.task).dimension, dtype="<i8").tobytes()
+        spec = TaskSpec.from_canonical(job.task)
+        words = np.arange(spec.dimension, dtype="<i8").tobytes()
         job.output.write_bytes(words)
         on_phase(RoundState.COMBINED)
         self.written.set()
         await self.end.wait()
         slots = [s.slot for s in job.submissions]
         digest = self.digest or hashlib.sha256(words).digest()
-        return RoundOutcome(digest, len(slots), 0, ((slots[0], "norm"),), tuple(slots[1:]), ("y[3]",))
+        return RoundOutcome(
+            digest,
+            len(slots),
+            0,
+            ((slots[0], "norm"),),
+            tuple(slots[1:]),
+            ("y[3]",),
+            job.attempt,
+            (MaskKey(b"\1" * 32), MaskKey(b"\2" * 32)) if spec.masked else None,
+            masked=spec.masked,
+        )
 
 
 class Party:

@@ -23,6 +23,7 @@ from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.mpc.transport import Frame, ThreadTransport, thread_transports
+from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
 from triskele_server.rules import registry
 
@@ -34,7 +35,8 @@ SECONDS = 20.0
 
 
 def task(dimension: int, rule: str | Sequence[str] = "mean", **options: Any) -> TaskSpec:
-    """A task of clip norm 1."""
+    """A task of clip norm 1 whose aggregate is public; test_masked_release.py has the others."""
+    options.setdefault("release", "public")
     return TaskSpec(name=TaskName("test"), dimension=dimension, clip_norm=1.0, rule=rule, **options)
 
 
@@ -71,6 +73,11 @@ def round_inputs(spec: TaskSpec, words: np.ndarray) -> list[RoundInput]:
             held.append(SealedSubmission(Slot(slot), context.participant, manifest, SharePair(*pair)))
         inputs.append(RoundInput(spec, NUMBER, 0, held))
     return inputs
+
+
+def earlier(words: np.ndarray | None, **how: Any) -> PreviousAggregate | None:
+    """The task's previous aggregate as a party holds it; None for the first round."""
+    return None if words is None else PreviousAggregate(RoundNumber(1), words, **how)
 
 
 def with_changed_heavy_word(inputs: Sequence[RoundInput], party: int, slot: int, word: int = 0) -> list[RoundInput]:

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from round_parties import Ran, WatchedTransport, round_inputs, rows_around, run_rounds, task, watched_transports
+from round_parties import (
+    Ran,
+    WatchedTransport,
+    earlier,
+    round_inputs,
+    rows_around,
+    run_rounds,
+    task,
+    watched_transports,
+)
 
 from triskele.errors import PartyFault, PeerLost
 from triskele.ids import PARTIES
@@ -181,8 +190,8 @@ def test_a_decision_is_not_combined_with_another_previous_aggregate():
     """The difference of the two aggregates would be the reference's secret coefficient."""
     inputs = _inputs("centered-clip")
     before = np.arange(D, dtype=np.int64)
-    assert not run_rounds([replace(given, previous=before) for given in inputs]).errors
-    ran = run_rounds([replace(given, previous=before + 1) for given in _again(inputs, 1)])
+    assert not run_rounds([replace(given, previous=earlier(before)) for given in inputs]).errors
+    ran = run_rounds([replace(given, previous=earlier(before + 1)) for given in _again(inputs, 1)])
     assert all(isinstance(ran.errors[p], PartyFault) for p in PARTIES)
     assert not ran.opened
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from round_parties import (
     COHORT,
+    earlier,
     ended_the_round,
     openings,
     own_rules,
@@ -423,7 +424,7 @@ def test_a_reference_beside_fractions_has_the_part_that_its_coefficient_says(sta
     with own_rules():
         rule("rogue", giving="fractions", rejects=False, scale_bits=0, reference="previous")(halving)
         spec = _task(stage + "rogue")
-        inputs = [replace(given, previous=previous) for given in _inputs(spec)]
+        inputs = [replace(given, previous=earlier(previous)) for given in _inputs(spec)]
         output = run_rounds(inputs).outputs[0]
     mean = output.words / output.weight_total / 2.0**output.coefficient_bits
     assert np.abs(mean - (_rows(spec).mean(0) + previous) / 2).max() < 64  # of 2^20

@@ -68,7 +68,7 @@ def test_whole_life_of_a_round(start_party, spec, submission):
     outcome = replies[2].outcome
     assert (outcome.weight_total, list(outcome.accepted_slots), list(outcome.openings)) == (2, [1], ["y[3]"])
     assert [(r.slot, r.participant, r.reason) for r in outcome.refused] == [(0, "alice", "norm")]
-    assert before == {"alice-2.seed", "alice-0.words", "bob-2.seed", "bob-0.seed", "output.bin"}
+    assert before == {"alice-2.seed", "alice-0.words", "bob-2.seed", "bob-0.seed", "output-1.bin"}
     assert party.share_files() == {}
     assert replies[3].outcome == outcome
 
@@ -165,6 +165,7 @@ def test_task_that_is_not_canonical_is_refused(start_party, spec, refused):
         {"min_accepted": 3},
         {"rules": ("multi-krum",)},
         {"decisions": ("hidden",)},
+        {"releases": ("public",)},
         {"max_dimension": 999},
         {"max_participants": 15},
     ],

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from triskele.task import TaskSpec
+from triskele_server.at_rest import StoreDamaged
+from triskele_server.party.release_files import read_previous
 
 
 @pytest.fixture
@@ -26,11 +28,11 @@ async def _computed(party, spec, submission, number: int = 1) -> None:
 
 
 def _kept(party) -> dict[str, np.ndarray]:
-    return {path.name: np.fromfile(path, "<i8") for path in (party.config.data / "previous").iterdir()}
+    return {path.name: np.fromfile(path, "<i8") for path in (party.config.data / "previous").glob("*.words")}
 
 
 def test_the_next_round_starts_from_the_released_aggregate(start_party, clipping, submission):
-    """In units of the clip norm / 2^20: the words divided by the sum of the weights, and rounded."""
+    """As it was released, under its mask, and with this party's keys of it."""
 
     async def scenario():
         async with start_party() as party:
@@ -45,7 +47,11 @@ def test_the_next_round_starts_from_the_released_aggregate(start_party, clipping
     assert before == {}
     assert first.previous is None
     assert list(between) == [f"{clipping.digest.hex()}.words"]
-    assert between[second.previous.name].tolist() == np.rint(np.arange(1000) / 2).tolist()
+    assert between[second.previous.name].tolist() == np.arange(1000).tolist()
+    read = read_previous(second.previous, clipping.digest, 1000, None)
+    assert read.words.tolist() == np.arange(1000).tolist()
+    assert (read.round, read.weight_total, read.coefficient_bits) == (1, 2, 0)
+    assert read.keys == (b"\1" * 32, b"\2" * 32)
 
 
 def test_a_round_that_is_not_released_leaves_the_earlier_aggregate(start_party, clipping, submission):
@@ -100,3 +106,35 @@ def test_nothing_is_kept_for_a_rule_that_starts_anew(start_party, submission, ru
     kept, jobs = asyncio.run(scenario())
     assert kept == {}
     assert [job.previous for job in jobs] == [None, None]
+
+
+def _changed(path, content):
+    path.write_bytes(content(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".words", lambda data: data[:-8]),
+        (".words", lambda data: bytes([data[0] ^ 1]) + data[1:]),
+        (".json", lambda data: b"{}"),
+        (".json", lambda data: data[:-1]),
+        (".json", lambda data: data.replace(b'"weight_total"', b'"another_total"')),
+        (".json", None),
+    ],
+)
+def test_a_damaged_previous_aggregate_is_not_used(start_party, clipping, submission, suffix, content):
+    async def scenario():
+        async with start_party() as party:
+            await _computed(party, clipping, submission)
+            await party.end(clipping, "RELEASED")
+            return party.config.data / "previous" / f"{clipping.digest.hex()}.words"
+
+    path = asyncio.run(scenario())
+    damaged = path.with_suffix(suffix)
+    if content is None:
+        damaged.unlink()
+    else:
+        _changed(damaged, content)
+    with pytest.raises(StoreDamaged):
+        read_previous(path, clipping.digest, 1000, None)

@@ -26,6 +26,7 @@ READS = {
     *(
         "Party/UploadStatus",
         "Party/RelayStatus",
+        "Party/FetchMaskKeys",
         "PartyControl/RoundStatus",
         "PartyControl/FetchOutput",
         "Info/Describe",

@@ -10,6 +10,7 @@ import pytest
 from round_parties import (
     ONE,
     at_three_parties,
+    earlier,
     ended_the_round,
     openings,
     participant,
@@ -72,7 +73,7 @@ def test_the_digest_of_a_pipeline_depends_on_every_stage_and_its_place():
 
 def _clipping(rows: np.ndarray, previous: np.ndarray | None, tau: float = 0.25):
     spec = task(D, "centered-clip", rule_options={"tau": tau})
-    return [replace(given, previous=previous) for given in round_inputs(spec, rows)]
+    return [replace(given, previous=earlier(previous)) for given in round_inputs(spec, rows)]
 
 
 def _centered(rows: np.ndarray, previous: np.ndarray, tau: float) -> np.ndarray:
@@ -109,7 +110,7 @@ DIFFERENT = {
 def test_a_party_with_another_previous_aggregate_is_named_before_anything_is_opened(party, difference):
     rows = rows_around(N, D, seed=1)
     inputs = _clipping(rows, rows[1] // 2)
-    inputs[party] = replace(inputs[party], previous=DIFFERENT[difference](rows[1] // 2))
+    inputs[party] = replace(inputs[party], previous=earlier(DIFFERENT[difference](rows[1] // 2)))
     _stopped_before_opening(run_rounds(inputs), "previous aggregate", party)
 
 

@@ -37,6 +37,7 @@ EXPECTED = {
     ("participant", "/triskele.v1.Coordinator/FetchResult"),
     ("participant", "/triskele.v1.Party/UploadStatus"),
     ("participant", "/triskele.v1.Party/Upload"),
+    ("participant", "/triskele.v1.Party/FetchMaskKeys"),
     ("coordinator", "/triskele.v1.PartyControl/OpenRound"),
     ("coordinator", "/triskele.v1.PartyControl/RoundStatus"),
     ("coordinator", "/triskele.v1.PartyControl/SealRound"),
@@ -53,6 +54,7 @@ EXPECTED = {
     ("reader", "/triskele.v1.Coordinator/WatchRounds"),
     ("reader", "/triskele.v1.Coordinator/ListRounds"),
     ("reader", "/triskele.v1.Coordinator/FetchResult"),
+    ("reader", "/triskele.v1.Party/FetchMaskKeys"),
     ("forwarder", "/triskele.v1.Coordinator/ListTasks"),
     ("forwarder", "/triskele.v1.Coordinator/WatchRounds"),
     ("forwarder", "/triskele.v1.Coordinator/ListRounds"),
@@ -137,7 +139,7 @@ def test_each_role_may_call_what_the_table_says_and_nothing_else(matrix, role, n
 
 def test_the_expected_table_names_only_methods_that_exist():
     assert {name for _, name in EXPECTED} <= set(METHODS)
-    assert len(METHODS) == 19
+    assert len(METHODS) == 20
 
 
 MINUTE = datetime.timedelta(minutes=1)

@@ -14,6 +14,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     nodes = int(context.run_config["min-nodes"])
     triskele = {"config": context.run_config["triskele-server"], "transport": context.run_config["triskele-transport"]}
+    triskele["reader"] = context.run_config["triskele-reader"] or None
     strategy = TriskeleStrategy(
         **triskele, task="digits", min_train_nodes=nodes, min_evaluate_nodes=nodes, min_available_nodes=nodes
     )
