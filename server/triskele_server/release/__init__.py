@@ -1,2 +1,2 @@
-"""How the outcome of a round leaves the parties. In this version a release is public to the federation: the parties
-hand the words to the coordinator. Masks, noise and certificates have their place here."""
+"""The words that a round opened, as they leave the process that computed them: under their mask unless the task's
+release is public (`party.release`), with the parties' noise in them if the task asks for it."""
