@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from triskele.errors import ConfigurationError
@@ -11,6 +12,8 @@ from triskele.ids import PARTIES
 
 _PORTS_PER_PROCESS = 10  # distance between the base ports of two processes
 _PORTS_USED = 15  # 3 of the coordinator, 4 of each party
+_DRAWN = range(15000, 32768)
+_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class PortPlan:
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> PortPlan:
-        """Ports that nobody listens on just now, chosen by the system."""
+        """Ports that nobody listens on just now, drawn from below those that systems give to outgoing connections.
+
+        One that the system chose could be such a connection's by the time that its server has started.
+        """
         with ExitStack() as stack:
             ports = [_free_port(stack, host) for _ in range(_PORTS_USED)]
         first, second, third = (ProcessPorts(*ports[3 + 4 * i : 7 + 4 * i]) for i in PARTIES)
@@ -51,5 +57,11 @@ class PortPlan:
 def _free_port(stack: ExitStack, host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     holder = stack.enter_context(socket.socket(family))
-    holder.bind((host, 0))
-    return int(holder.getsockname()[1])
+    for _ in range(_DRAWS):
+        port = _DRAWN.start + secrets.randbelow(len(_DRAWN))
+        with suppress(OSError):
+            holder.bind((host, port))
+            return port
+    raise ConfigurationError(
+        f"of {_DRAWS} ports of {host} drawn from {_DRAWN.start} to {_DRAWN.stop - 1}, none is free"
+    )
