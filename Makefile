@@ -13,7 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,demo,docs,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,otel,demo,docs,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
 	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
 	$(BIN)/python deploy/helm/install_helm.py $(BIN)/helm
@@ -29,7 +29,7 @@ bench: setup
 # Files side by side on two cores; one test of a file after the other. WORKERS=0 for one process, as a debugger wants it.
 WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup lint types test
 
@@ -118,7 +118,7 @@ TORCH ?= --torch-backend cpu
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-find-links \
 	--only-binary :all: --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt
 lock: setup
-	$(LOCK) $(TORCH) --extra server --output-file deploy/docker/requirements.lock pyproject.toml
+	$(LOCK) $(TORCH) --extra server --extra otel --output-file deploy/docker/requirements.lock pyproject.toml
 	$(LOCK) --no-deps --output-file deploy/docker/crypten.lock deploy/docker/crypten.in
 	$(LOCK) --output-file deploy/docker/requirements-build.lock deploy/docker/requirements-build.in
 

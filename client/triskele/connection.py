@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import grpc
 from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
+from triskele.call_metadata import MetadataInterceptor
 from triskele.config import MemberConfig
 from triskele.errors import Unavailable, WrongState, from_rpc_error
 from triskele.identity import Identity
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS, Limits
-from triskele.protocol import ProtocolInterceptor
 from triskele_proto.v1 import coordinator_pb2_grpc, party_pb2_grpc
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class Connections:
                 self._used = credentials
             if key not in self._channels:
                 channel = grpc.secure_channel(address, credentials, options=channel_options(server, self._limits))
-                self._channels[key] = grpc.intercept_channel(channel, ProtocolInterceptor())
+                self._channels[key] = grpc.intercept_channel(channel, MetadataInterceptor())
             return self._channels[key]
 
 

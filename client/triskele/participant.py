@@ -34,6 +34,7 @@ from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.renewal import Renewed
 from triskele.round import Membership, Round, SubmittedUpdate
 from triskele.structure import Update
+from triskele.tracing import TRACES
 from triskele.upload import Progress
 from triskele.views import RoundView, TaskView
 from triskele.watch import RoundWatch
@@ -61,6 +62,7 @@ class Participant:
     ) -> Self:
         """The participant that participant.toml describes; raises ConfigurationError naming the file and the key."""
         config = ParticipantConfig.load(path)
+        TRACES.configure(f"participant-{config.participant}")
         return cls(config, Credentials.renewed(config), limits=limits, retries=retries)
 
     def __repr__(self) -> str:

@@ -5,10 +5,8 @@ It changes when processes of two versions could misunderstand each other, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
-
-import grpc
+from collections.abc import Iterable
+from typing import Final
 
 PROTOCOL: Final = 1
 """What this version speaks, and the only one that it serves."""
@@ -39,48 +37,3 @@ def refusal(metadata: Metadata) -> str | None:
         return None
     older = "this server" if theirs > PROTOCOL else "the caller"
     return f"the caller speaks protocol {theirs}, this server {PROTOCOL}: upgrade {older}"
-
-
-class ProtocolInterceptor(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # generic in the type hints only
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]  # generic in the type hints only
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # generic in the type hints only
-    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # generic in the type hints only
-):
-    """Adds the number to every call of a blocking channel."""
-
-    def intercept_unary_unary(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
-        """As gRPC calls it."""
-        return continuation(_marked(client_call_details), request)
-
-    def intercept_unary_stream(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
-        """The same."""
-        return continuation(_marked(client_call_details), request)
-
-    def intercept_stream_unary(
-        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        """The same."""
-        return continuation(_marked(client_call_details), request_iterator)
-
-    def intercept_stream_stream(
-        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        """The same."""
-        return continuation(_marked(client_call_details), request_iterator)
-
-
-class _Details(NamedTuple):
-    """gRPC's client call details: it reads these fields, and has no class of its own."""
-
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
-
-
-def _marked(details: Any) -> _Details:
-    fields: dict[str, Any] = {name: getattr(details, name, None) for name in _Details._fields}
-    return _Details(**fields)._replace(metadata=(*(details.metadata or ()), own_protocol()))

@@ -18,6 +18,7 @@ from triskele.result import Aggregate
 from triskele.structure import Structure, Update, flatten
 from triskele.submission import encode_update, prepare
 from triskele.task import TaskSpec
+from triskele.tracing import TRACES, RoundTrace
 from triskele.upload import Progress, upload
 from triskele.views import RoundView
 
@@ -136,6 +137,11 @@ class Round:
 
     def _submit(self, coordinator: Coordinator, given: _Contribution, progress: Progress | None) -> SubmittedUpdate:
         me = self.membership
+        with TRACES.round("submit", RoundTrace(self.task.digest, self.number), participant=me.participant):
+            return self._submitted(coordinator, given, progress)
+
+    def _submitted(self, coordinator: Coordinator, given: _Contribution, progress: Progress | None) -> SubmittedUpdate:
+        me = self.membership
         credentials = me.credentials.current()
         key, certificate = credentials.signing_key, credentials.signing_certificate
         # (1) Everything that can be wrong with the update is found before anybody is asked for anything.
@@ -228,7 +234,8 @@ class SubmittedUpdate:
 def _fetched(coordinator: Coordinator, task: TaskSpec, view: RoundView) -> Aggregate:
     """What an ended round gave; raises RoundFailed if it gave nothing."""
     if view.state == "RELEASED":
-        return coordinator.fetch_aggregate(task, view.round)
+        with TRACES.round("fetch", RoundTrace(task.digest, view.round)):
+            return coordinator.fetch_aggregate(task, view.round)
     if view.blame is None:
         raise RoundFailed(view.state.lower(), "coordinator", "no reason was given")
     raise RoundFailed(view.blame.reason, view.blame.who, view.blame.detail)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from triskele.errors import PartyFault, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, held_shares
 from triskele.limits import Limits
 from triskele.submission import Submission
+from triskele.tracing import TRACES
 from triskele_proto.v1 import party_pb2, types_pb2
 
 
@@ -81,7 +83,7 @@ def upload(
         for index in PARTIES
     ]
     with ThreadPoolExecutor(len(uploads), thread_name_prefix="triskele-upload") as pool:
-        futures = [pool.submit(one.run) for one in uploads]
+        futures = [pool.submit(copy_context().run, one.run) for one in uploads]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             if any(_refused(future) for future in futures):
@@ -132,8 +134,9 @@ class _PartyUpload:
 
     def run(self) -> None:
         try:
-            while not self._retries.call(self._attempt):
-                pass  # bytes were committed before it broke: the policy counts from the start again
+            with TRACES.span("upload", party=self._party):
+                while not self._retries.call(self._attempt):
+                    pass  # bytes were committed before it broke: the policy counts from the start again
         finally:
             if self._relayed is not None and self._carries:
                 self._relayed.carried.set()

@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from triskele.tracing import TRACES
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -29,6 +31,7 @@ def configure(process: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         named,
+        _with_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_bytes,
@@ -77,6 +80,13 @@ def forget_locals(error: BaseException) -> None:
             seen.add(id(each))
             traceback.clear_frames(each.__traceback__)
             waiting += [each.__cause__, each.__context__]
+
+
+def _with_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Where a round is traced, the trace that the line belongs to."""
+    if parent := TRACES.parent():
+        event["trace"] = parent.split("-")[1]
+    return event
 
 
 def _without_bytes(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

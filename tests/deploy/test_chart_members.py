@@ -337,6 +337,26 @@ def test_the_gateway_example_passes_tls_through_to_the_routes_of_party_1() -> No
         assert [listener["hostname"]] == route["spec"]["hostnames"]
 
 
+@pytest.mark.parametrize("member", ["coordinator", "party-2"])
+def test_traces_go_to_the_collector_that_the_values_name_and_otherwise_nowhere(member: str, tmp_path: Path) -> None:
+    def told(*more: str) -> tuple[dict[str, str], list[Any]]:
+        manifests = rendered("separate-clusters", member, *more)
+        kind = "Deployment" if member == "coordinator" else "StatefulSet"
+        (pod,) = first(manifests, kind)["spec"]["template"]["spec"]["containers"]
+        return {e["name"]: e.get("value", "") for e in pod.get("env", [])}, first(manifests, "NetworkPolicy")["spec"][
+            "egress"
+        ]
+
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}
+    values = {"tracing": {"endpoint": "http://collector.tracing:4318", "collector": [peer]}}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    without, with_ = told(), told("--values", str(tmp_path / "values.yaml"))
+    assert not {"TRISKELE_TRACES", "OTEL_EXPORTER_OTLP_ENDPOINT"} & set(without[0])
+    added = {"TRISKELE_TRACES": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.tracing:4318"}
+    assert with_[0] == without[0] | added
+    assert with_[1] == [*without[1], {"ports": [{"port": 4318, "protocol": "TCP"}], "to": [peer]}]
+
+
 def test_nothing_but_its_database_and_the_parties_is_called_by_the_coordinator() -> None:
     egress = first(rendered("separate-clusters", "coordinator"), "NetworkPolicy")["spec"]["egress"]
     called = {(rule["ports"][0]["port"], each["ipBlock"]["cidr"]) for rule in egress[1:] for each in rule["to"]}

@@ -156,6 +156,8 @@ def test_the_single_cluster_sample_says_that_it_is_not_the_threat_model() -> Non
         ("tls.certManager.enabled=true", "issuerRef"),
         ("gateway.enabled=true", "parentRef"),
         ("prometheusRule.enabled=true", "alerts.yaml"),
+        ("tracing.endpoint=http://collector:4318", "tracing.collector"),
+        ("tracing.endpoint=http://me:secret@collector:4318", "endpoint"),
     ],
 )
 def test_values_that_make_no_member_are_refused_by_name(change: str, complaint: str, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_context_holds_what_is_copied_and_no_more() -> None:
         assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize("extra", [None, "server"])
+@pytest.mark.parametrize("extra", [None, "server", "otel"])
 def test_the_lock_holds_what_the_project_declares(extra: str | None) -> None:
     """Fails after a change of pyproject.toml or constraints.txt until `make lock` has run."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

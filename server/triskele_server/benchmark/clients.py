@@ -18,13 +18,13 @@ import grpc
 import numpy as np
 
 from triskele import Participant
+from triskele.call_metadata import MetadataInterceptor
 from triskele.config import ParticipantConfig
 from triskele.connection import RetryPolicy, channel_options, typed_errors
 from triskele.credentials import Credentials
 from triskele.errors import PartyFault, TriskeleError, Unavailable
 from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS
-from triskele.protocol import ProtocolInterceptor
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.benchmark.processes import own_peak_megabytes
 from triskele_server.benchmark.scene import WAIT_SECONDS, RoundTimes, Updates
@@ -151,7 +151,7 @@ def _plain_channel(path: Path, address: str) -> Iterator[grpc.Channel]:
             grpc.channel_ready_future(channel).result(timeout=_READY_SECONDS)
         except grpc.FutureTimeoutError as error:
             raise Unavailable("the plaintext server does not answer") from error
-        yield grpc.intercept_channel(channel, ProtocolInterceptor())
+        yield grpc.intercept_channel(channel, MetadataInterceptor())
 
 
 def _requests(row: memoryview) -> Iterator[party_pb2.UploadRequest]:

@@ -13,6 +13,7 @@ from cryptography import x509
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.ids import PARTIES, PartyIndex, TaskName
 from triskele.task import TaskSpec
+from triskele.tracing import TRACES
 from triskele.unusable import UNUSABLE_CERTIFICATE
 from triskele_proto.v1 import coordinator_pb2_grpc, info_pb2_grpc
 from triskele_server import logs
@@ -44,6 +45,7 @@ async def serve(config: CoordinatorConfig) -> None:
     database is lost: another coordinator may have taken over.
     """
     logs.configure("coordinator")
+    TRACES.configure("coordinator")
     harden()
     tasks = load_tasks(config.tasks)
     check_rules(tasks)

@@ -17,6 +17,7 @@ from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, RoundNumber
 from triskele.sharing import WORD_BYTES
 from triskele.task import TaskSpec
+from triskele.tracing import TRACES, RoundTrace
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.outcome import agreed
 from triskele_server.coordinator.parties import (
@@ -72,6 +73,7 @@ class TaskRunner:
         self._clock = clock
         self._pace = pace or Pace()
         self._log = _log.bind(task=spec.name)
+        self._steps = TRACES.steps()
 
     async def run(self, rounds: int) -> None:
         """Run rounds until number `rounds` has ended, from wherever the store left off, however long it is away."""
@@ -82,17 +84,27 @@ class TaskRunner:
             self._changes.announce(last.id)  # its last step may stand in the store, but was not told when that broke
         await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
         while (id_ := self._next(rounds)) is not None:
-            try:
-                await self._open(id_)  # 5.1; participants upload (5.2)
-                if await self._collect(id_):  # 5.3: the input set is fixed
-                    outcomes = await self._compute(id_)  # 5.4 to 5.9 happen at the parties
-                    await self._release(id_, outcomes)  # 5.10
-            except RoundFailed as failure:
-                self._store.end(id_, RoundEvent.FAIL, Blame(failure.reason, failure.who, failure.detail))
-                self._entered(id_, RoundState.FAILED)
-            await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
+            trace = RoundTrace(id_.task, id_.number)
+            with TRACES.round("round", trace, root=not self._stored(id_), task_name=self._spec.name):
+                self._steps = TRACES.steps()
+                await self._one(id_)
+                await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
             if self._store.round(id_).state is RoundState.FAILED:
                 await asyncio.sleep(self._pace.pause_seconds)
+
+    async def _one(self, id_: RoundId) -> None:
+        try:
+            await self._open(id_)  # 5.1; participants upload (5.2)
+            if await self._collect(id_):  # 5.3: the input set is fixed
+                outcomes = await self._compute(id_)  # 5.4 to 5.9 happen at the parties
+                await self._release(id_, outcomes)  # 5.10
+        except RoundFailed as failure:
+            self._store.end(id_, RoundEvent.FAIL, Blame(failure.reason, failure.who, failure.detail))
+            self._entered(id_, RoundState.FAILED)
+
+    def _stored(self, id_: RoundId) -> RoundRecord | None:
+        last = self._store.last_round(self._spec.digest)
+        return last if last is not None and last.id == id_ else None
 
     def _next(self, rounds: int) -> RoundId | None:
         last = self._store.last_round(self._spec.digest)
@@ -106,8 +118,7 @@ class TaskRunner:
 
     async def _open(self, id_: RoundId) -> None:
         """Open the round at all parties, however long one of them is away, then to participants."""
-        last = self._store.last_round(self._spec.digest)
-        stored = last if last is not None and last.id == id_ else None
+        stored = self._stored(id_)
         if stored is not None and stored.state is not RoundState.OPEN:
             return
         missing, waiting = set(PARTIES), Waiting(self._pace)
@@ -231,7 +242,7 @@ class TaskRunner:
             await waiting.sleep()
 
     def _entered(self, id_: RoundId, state: RoundState) -> None:
-        """Tell the metrics, the log and the watchers."""
+        """Tell the metrics, the log, the trace and the watchers."""
         record = self._store.round(id_)
         metrics.count_state(record, self._spec)
         if self._spec.privacy is not None and record.ended and not no_claim(self._spec):
@@ -245,6 +256,8 @@ class TaskRunner:
             sealed=len(record.sealed),
             **why,
         )
+        self._steps.ended(f"until {state}")
+        TRACES.note(state=state, **why)
         self._changes.announce(id_)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
 
-import grpc
 from cryptography import x509
 
 from triskele.enrolment_wish import EnrolmentWish
@@ -22,9 +20,8 @@ from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId
 from triskele_server.coordinator.store import Store, StoredTask
 from triskele_server.coordinator.views import round_view
-from triskele_server.rpc.server import caller
+from triskele_server.rpc.interceptors import Context, about, caller
 
-Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_NUMBER = (1 << 63) - 1
 _VIEWS_PER_SECOND = 400  # of counts that grow while a round is open, to all watchers of a task together
 
@@ -188,7 +185,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
     def _round_id(self, digest: bytes, number: int) -> RoundId:
         if not 1 <= number <= _MAX_NUMBER:
             raise NotFound(f"there is no round {number}; rounds are numbered from 1")
-        return RoundId(self._task(digest).spec.digest, RoundNumber(number))
+        task = self._task(digest).spec.digest
+        about(task, number)
+        return RoundId(task, RoundNumber(number))
 
     def _finished(self, digest: TaskDigest) -> bool:
         if digest not in self._served:

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from triskele.errors import ConfigurationError
 from triskele.ids import PartyIndex
+from triskele.tracing import TRACES
 from triskele.unusable import UNUSABLE_CERTIFICATE
 from triskele_proto.v1 import control_pb2_grpc, info_pb2_grpc, party_pb2_grpc
 from triskele_server import logs
@@ -142,6 +143,7 @@ async def serve(config: PartyConfig, *, link_delay: float = 0.0) -> None:
     from triskele_server.party.worker import MpcWorker  # noqa: PLC0415  tests of the party's service need no worker
 
     logs.configure(f"party-{config.index}")
+    TRACES.configure(f"party-{config.index}")
     harden()
     stop = asyncio.create_task(until_stop_signal())  # from now on: a signal during the start ends it in order
     config.tls.files.server_credentials()  # a file that cannot be read is told before a process is spawned

@@ -23,7 +23,7 @@ from triskele_server.party.sealed_intake import SealedIntake, SealedSession
 from triskele_server.party.share_files import RoundKey
 from triskele_server.party.upload import Progress, UploadSession
 from triskele_server.round_state import RoundState
-from triskele_server.rpc.interceptors import Context, caller
+from triskele_server.rpc.interceptors import Context, about, caller
 
 _SHARES_READ = 3  # a party takes 2
 _STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
@@ -58,6 +58,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
     ) -> party_pb2.UploadReply:
         """A header, then the heavy share's chunks."""
         header = await _header(requests)
+        about(header.manifest.manifest.task_digest, header.manifest.manifest.round)
         shares = received_shares(header.shares)
         if header.relayed:
             return _reply(await asyncio.to_thread(self._intake.announce, caller(context), header.manifest, shares))
@@ -133,6 +134,7 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
     ) -> control_pb2.RoundStatusReply:
         """Open a round of a task that the policy allows."""
         self._check_coordinator(context)
+        about(hashlib.sha256(request.task).digest(), request.round)
         return _status(await self._control.open(request.task, RoundNumber(request.round)))
 
     async def RoundStatus(  # noqa: N802  the proto's name
@@ -235,6 +237,7 @@ def _key(
     | control_pb2.RunRoundRequest
     | control_pb2.EndRoundRequest,
 ) -> RoundKey:
+    about(request.task_digest, request.round)
     return RoundKey(TaskDigest(request.task_digest), RoundNumber(request.round))
 
 

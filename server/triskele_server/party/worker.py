@@ -19,6 +19,7 @@ from multiprocessing.context import SpawnProcess
 import structlog
 
 from triskele.errors import ConfigurationError, PeerLost, RoundFailed
+from triskele.tracing import TRACES
 from triskele_server.config import PartyConfig
 from triskele_server.metrics import party as metrics
 from triskele_server.metrics.exposition import EXPOSED
@@ -80,7 +81,7 @@ class MpcWorker:
         pending = self._pending[number] = _Pending(on_phase, asyncio.get_running_loop().create_future())
         try:
             with contextlib.suppress(OSError):  # the child has just died; the listener fails the job
-                pipe.send((number, job))
+                pipe.send((number, job, TRACES.parent()))
             return await pending.ended
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from triskele.errors import ConfigurationError, PartyFault, PeerLost, RoundFaile
 from triskele.ids import PartyIndex, ShareIndex, held_shares
 from triskele.sharing import Seed, ShareContext
 from triskele.task import TaskSpec
+from triskele.tracing import TRACES, RoundTrace
 from triskele_proto.v1 import info_pb2_grpc, peer_pb2_grpc
 from triskele_server import logs
 from triskele_server.at_rest import ShareVault, StoreDamaged
@@ -62,6 +63,7 @@ def main(config: PartyConfig, pipe: Connection, link_delay: float = 0.0) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(f"party-{config.index}-mpc")
+    TRACES.configure(f"party-{config.index}-mpc")
     harden()
     torch.set_num_threads(1)  # more threads per party only get in the other parties' way
     child = WorkerProcess(config, pipe, link_delay)
@@ -72,6 +74,7 @@ def main(config: PartyConfig, pipe: Connection, link_delay: float = 0.0) -> None
                 child.abandon(request.job)
             else:
                 threading.Thread(target=child.run, args=request, daemon=True).start()
+    TRACES.flush()
     os._exit(0)  # threads in the middle of a computation are not waited for: the parent has given the round up
 
 
@@ -122,11 +125,13 @@ class WorkerProcess:
         await server.start()
         return hub, server
 
-    def run(self, number: int, job: RoundJob) -> None:
-        """Run one job to its end and tell the parent; nothing escapes."""
-        structlog.contextvars.bind_contextvars(round=job.round)
+    def run(self, number: int, job: RoundJob, place: str = "") -> None:
+        """Run one job to its end and tell the parent; nothing escapes. `place`: the parent process's, in the trace."""
+        task = hashlib.sha256(job.task).digest()
+        structlog.contextvars.bind_contextvars(task=task[:8].hex(), round=job.round, attempt=job.attempt)
         try:
-            outcome = self._compute(number, job)
+            with TRACES.round("compute", RoundTrace(task, job.round), place):
+                outcome = self._compute(number, job)
         except RoundFailed as error:
             self._tell(Ended(number, None, (error.reason, error.who, error.detail)))
         except PeerLost as error:
@@ -164,12 +169,13 @@ class WorkerProcess:
         transport = self._join(session)
         self._transports[number] = transport
 
-        meter = StepMeter()
+        meter, steps = StepMeter(), TRACES.steps()
 
         def on_step(step: str) -> None:
             traffic = transport.traffic
             _log.info("step", step=step, rounds=traffic.rounds, bytes_sent=traffic.bytes_sent)
             meter.ended(step, traffic.rounds, traffic.bytes_sent)
+            steps.ended(step, rounds=traffic.rounds, bytes_sent=traffic.bytes_sent)
             self._tell(Counted(worker_counts()))
             if step in _PHASES:
                 self._tell(Reached(number, _PHASES[step]))

@@ -1,4 +1,4 @@
-"""What happens around every RPC: errors to statuses, one log line with metrics, access. In this order, outermost first.
+"""What happens around every RPC: errors to statuses, one log line with metrics, access, traces; outermost first.
 
 Each layer is an async context manager around the call, so that one wrapper serves the four kinds of gRPC handlers.
 """
@@ -17,6 +17,7 @@ import structlog
 
 from triskele.errors import REASONS, ConfigurationError, Forbidden, Reason, TriskeleError
 from triskele.identity import Identity
+from triskele.tracing import TRACES, RoundTrace
 from triskele_server.logs import describe, forget_locals
 from triskele_server.metrics import rpc as metrics
 from triskele_server.rpc.access import check_access
@@ -115,6 +116,22 @@ def access_for(federation: str, deny_list: DenyList) -> Layer:
         yield
 
     return access
+
+
+@asynccontextmanager
+async def traced(method: str, context: Context) -> AsyncIterator[None]:
+    """A span for a call that turns out to be about a round."""
+    if method in _POLLED:
+        yield
+        return
+    with TRACES.serving(method, context.invocation_metadata()):
+        yield
+
+
+def about(task: bytes, number: int) -> None:
+    """Handlers tell which round the call is about: its log lines name it, and a trace has its place in the round's."""
+    structlog.contextvars.bind_contextvars(task=task[:8].hex(), round=number)
+    TRACES.about(RoundTrace(task, number))
 
 
 class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the type hints only

@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 
 from triskele import protocol
+from triskele.call_metadata import call_metadata
 from triskele.errors import IncompatibleVersion
 
 _ANY_PROTOCOL: Final = "/triskele.v1.Info/"  # tells its protocol to whoever asks: `triskele preflight` compares
@@ -25,7 +26,7 @@ async def same_protocol(method: str, context: grpc.aio.ServicerContext[Any, Any]
 
 def _marked(details: Any) -> Any:
     metadata = details.metadata or grpc.aio.Metadata()
-    return details._replace(metadata=grpc.aio.Metadata(*metadata, protocol.own_protocol()))
+    return details._replace(metadata=grpc.aio.Metadata(*metadata, *call_metadata()))
 
 
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the type hints only

@@ -14,7 +14,14 @@ from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc.channel import message_options
 from triskele_server.rpc.deadlines import within
 from triskele_server.rpc.deny_list import DenyList
-from triskele_server.rpc.interceptors import LayerInterceptor, access_for, caller, errors_to_statuses, observed
+from triskele_server.rpc.interceptors import (
+    LayerInterceptor,
+    access_for,
+    caller,
+    errors_to_statuses,
+    observed,
+    traced,
+)
 from triskele_server.rpc.protocol import same_protocol
 from triskele_server.rpc.quotas import Quotas
 from triskele_server.rpc.requests import RequestInterceptor
@@ -60,6 +67,7 @@ def interceptors(
         Quotas(limits, clock).layer,
         same_protocol,
         access_for(federation, deny_list),
+        traced,
     )
     return [*(LayerInterceptor(layer) for layer in layers), RequestInterceptor(limits)]
 

@@ -55,12 +55,19 @@ spec:
       securityContext:
         {{- include "triskele.securityContext" . | nindent 8 }}
       {{- $variable := eq .Values.role "party" | ternary "TRISKELE_PARTY_STORE_KEY" "PGPASSWORD" }}
-      {{- with eq .Values.role "party" | ternary .Values.party.storeKeySecret .Values.coordinator.database.passwordSecret }}
-      {{- if .name }}
+      {{- $secret := eq .Values.role "party" | ternary .Values.party.storeKeySecret .Values.coordinator.database.passwordSecret }}
+      {{- if or $secret.name .Values.tracing.endpoint }}
       env:
+        {{- with $secret }}
+        {{- if .name }}
         - name: {{ $variable }}
           valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
-      {{- end }}
+        {{- end }}
+        {{- end }}
+        {{- with .Values.tracing.endpoint }}
+        - {name: TRISKELE_TRACES, value: otlp}
+        - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+        {{- end }}
       {{- end }}
       ports:
         - {name: grpc, containerPort: {{ int .Values.ports.listen }}}

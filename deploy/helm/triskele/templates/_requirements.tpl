@@ -17,6 +17,9 @@
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRef.name) -}}
 {{- fail "gateway.parentRef.name: name the Gateway" -}}
 {{- end -}}
+{{- if and .Values.tracing.endpoint .Values.networkPolicy.enabled (not .Values.tracing.collector) -}}
+{{- fail "tracing.collector: say whom the network policy lets it be, or set networkPolicy.enabled to false" -}}
+{{- end -}}
 {{- if and .Values.coordinator.tasks .Values.coordinator.tasksConfigMap -}}
 {{- fail "coordinator.tasks and coordinator.tasksConfigMap: give one of them" -}}
 {{- end -}}
