@@ -21,7 +21,7 @@ from triskele_server.operations import commands as operator_commands
 
 
 def commands() -> typer.Typer:
-    """`triskele coordinator | party | status | top | preflight | rules | demo | bench | provision … | task …`."""
+    """`triskele coordinator | party | status | top | preflight | backup | rules | demo | bench | provision | task`."""
     app = typer.Typer(help="Run and set up the servers of a federation.")
     for name, command in _COMMANDS.items():
         app.command(name)(_needing_extras(command))
@@ -252,6 +252,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": operator_commands.run_status,
     "top": operator_commands.run_top,
     "preflight": operator_commands.run_preflight,
+    "backup": operator_commands.run_backup,
     "rules": list_rules,
     "demo": run_demo,
     "bench": run_bench,

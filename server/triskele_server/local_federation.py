@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, ClassVar, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,6 +32,7 @@ PARTY_NAMES = tuple(f"party-{i}" for i in PARTIES)
 class LocalFederation:
     """Four processes, by name: "coordinator", "party-0", "party-1", "party-2". Logs are in `<directory>/logs`."""
 
+    program: ClassVar[Sequence[str]] = (sys.executable, "-m", "triskele")  # what processes are started as
     made: Provisioned
     ports: PortPlan
     link_delay: float = 0.0  # seconds that frames between parties are held back: a benchmark's
@@ -83,7 +84,7 @@ class LocalFederation:
         role = COORDINATOR if name == COORDINATOR else "party"
         config = self.made.coordinator if name == COORDINATOR else self.made.parties[PARTY_NAMES.index(name)]
         self._logs[name] = self.log(name).open("ab")
-        command = [sys.executable, "-m", "triskele", role, "--config", str(config)]
+        command = [*self.program, role, "--config", str(config)]
         if self.link_delay and role == "party":
             module = "triskele_server.benchmark.delayed_party"
             command = [sys.executable, "-m", module, "--config", str(config), "--link-delay", str(self.link_delay)]

@@ -24,6 +24,8 @@ OUT_OF_STEP = "out_of_step"  # a party's round is in a state that it cannot be i
 
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # parties kept falling silent in the middle of the computation
 
+_REASONS_TOLD = 10  # of one silence; gRPC's words vary
+
 Answer = PartyStatus | TriskeleError
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +76,7 @@ class Parties:
 
     def __init__(self, links: Sequence[PartyLink]) -> None:
         self.links = tuple(links)
-        self._silent: set[PartyIndex] = set()
+        self._silent: dict[PartyIndex, set[str]] = {}  # with the reasons that were logged
 
     async def ask(
         self, call: Callable[[PartyLink], Awaitable[PartyStatus]], whom: Iterable[PartyIndex] = PARTIES
@@ -99,13 +101,14 @@ class Parties:
             await link.close()
 
     def _note(self, party: PartyIndex, answer: Answer) -> None:
-        """Log when a party falls silent and when it is back, not every call in between."""
+        """Log when a party falls silent, when the reason is another, and when it is back; not every call in between."""
         metrics.PARTY_REACHABLE.labels(str(party)).set(not isinstance(answer, Unavailable))
-        if isinstance(answer, Unavailable) and party not in self._silent:
-            self._silent.add(party)
-            _log.warning("party_unreachable", party=party, error=str(answer))
-        elif not isinstance(answer, Unavailable) and party in self._silent:
-            self._silent.remove(party)
+        if isinstance(answer, Unavailable):
+            told = self._silent.setdefault(party, set())
+            if str(answer) not in told and len(told) < _REASONS_TOLD:
+                told.add(str(answer))
+                _log.warning("party_unreachable", party=party, error=str(answer))
+        elif self._silent.pop(party, None) is not None:
             _log.info("party_reachable", party=party)
 
 

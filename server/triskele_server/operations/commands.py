@@ -39,6 +39,28 @@ def run_preflight(config: MemberFile, as_json: AsJson = False) -> None:
         raise typer.Exit(2)
 
 
+def run_backup(
+    config: Annotated[Path, typer.Option("--config", help="coordinator.toml; the coordinator may run meanwhile.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write; it must not exist or be empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Back up the coordinator: its SQLite database and the released aggregates, checked against each other."""
+    from triskele_server.config import load_coordinator  # noqa: PLC0415  keeps `triskele --help` fast
+    from triskele_server.operations.backup import back_up  # noqa: PLC0415  the same
+
+    settings = load_coordinator(config)
+    files = back_up(settings, to)
+    if as_json:
+        report = {"folder": str(to), "database": not settings.database_url, "files": [str(file) for file in files]}
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(
+        f"{len(files)} files in {to}. To restore: stop the coordinator, put them in the place of its data folder."
+    )
+    if settings.database_url:
+        typer.echo("The database is in a server of its own: copy it with that server's tools BEFORE this (pg_dump).")
+
+
 def run_status(config: OperatorFile, as_json: AsJson = False) -> None:
     """Show the federation: servers, versions, clocks, tasks and their rounds. Exit 4 if a server does not answer."""
     from rich.console import Console  # noqa: PLC0415  keeps `triskele --help` fast

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from triskele.config import ParticipantConfig, read_toml
 from triskele.errors import ConfigurationError, TriskeleError
 from triskele.identity import Identity
-from triskele.protocol import PROTOCOL
 from triskele_server.config import (
     CoordinatorConfig,
     PartyConfig,
@@ -29,7 +28,7 @@ from triskele_server.config import (
 )
 from triskele_server.operations.certificates import check_pair
 from triskele_server.operations.findings import Finding, fault, ok, warning
-from triskele_server.operations.reach import Answer, Unreachable, ask
+from triskele_server.operations.reach import Answer, Unreachable, ask, other_protocol
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.tls import TlsFiles
 
@@ -229,11 +228,8 @@ def _reached(name: str, address: str, identity: Identity, tls: TlsFiles, answers
     answers[name] = answer
     said = answer.description
     yield ok(name, f"{address}: version {said.version}, {2000 * answer.uncertain:.0f} ms")
-    if said.protocol != PROTOCOL:
-        newer, older = ("it", "this program") if said.protocol > PROTOCOL else ("this program", "it")
-        yield fault(
-            name, f"it speaks protocol {said.protocol}, this program {PROTOCOL}", f"{newer} is newer: upgrade {older}"
-        )
+    if (other := other_protocol(said)) is not None:
+        yield fault(name, *other)
     elif said.version != version("triskele"):
         yield warning(name, f"it runs version {said.version}, this is {version('triskele')}", "upgrade the older one")
     ahead = abs(answer.ahead) - answer.uncertain

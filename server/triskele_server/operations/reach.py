@@ -12,6 +12,7 @@ import grpc
 
 from triskele.errors import ConfigurationError, Unavailable
 from triskele.identity import Identity
+from triskele.protocol import PROTOCOL
 from triskele_proto.v1 import info_pb2, info_pb2_grpc
 from triskele_server.rpc.channel import message_options
 from triskele_server.rpc.info import Description
@@ -27,6 +28,17 @@ class Answer:
     description: Description
     ahead: float
     uncertain: float
+
+
+def other_protocol(said: Description) -> tuple[str, str] | None:
+    """What is wrong and what to do, if a server speaks another protocol than this program."""
+    if said.protocol == PROTOCOL:
+        return None
+    newer, older = ("it", "this program") if said.protocol > PROTOCOL else ("this program", "it")
+    return (
+        f"it speaks protocol {said.protocol}, this program {PROTOCOL}",
+        f"{newer} is newer: upgrade {older}",
+    )
 
 
 class Unreachable(Unavailable):

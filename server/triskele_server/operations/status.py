@@ -24,7 +24,7 @@ from triskele.ids import PARTIES, PartyIndex, checked_name
 from triskele.limits import DEFAULT_LIMITS
 from triskele.views import RoundView, TaskView
 from triskele_server.config import Addresses, party_identity
-from triskele_server.operations.reach import Unreachable, ask
+from triskele_server.operations.reach import Unreachable, ask, other_protocol
 from triskele_server.rpc.tls import TlsFiles
 
 _ONCE: Final = RetryPolicy(attempts=1, total=5.0)
@@ -76,7 +76,7 @@ class TaskStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything; `well` if all servers answer."""
+    """Everything; `well` if nothing is wrong with any server."""
 
     federation: str
     servers: tuple[ServerStatus, ...]
@@ -84,8 +84,8 @@ class Status:
 
     @property
     def well(self) -> bool:
-        """Whether every server answers."""
-        return all(server.up for server in self.servers)
+        """Whether every server answers, and can be understood."""
+        return all(server.up and not server.problem for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -132,7 +132,9 @@ class Observer:
             return ServerStatus(name, address, up=False, problem=f"{error}: {error.remedy}")
         except TriskeleError as error:
             return ServerStatus(name, address, up=False, problem=str(error))
-        return ServerStatus(name, address, True, answer.description.version, round(answer.ahead, 3))
+        other = other_protocol(answer.description)
+        problem = "" if other is None else ": ".join(other)
+        return ServerStatus(name, address, True, answer.description.version, round(answer.ahead, 3), problem)
 
     def _task(self, view: TaskView, now: float) -> TaskStatus:
         rounds = self._coordinator.rounds(view.spec)
@@ -171,7 +173,7 @@ def shown(status: Status) -> Group:
     for heading in ("server", "address", "state", "version", "clock", "what to do"):
         servers.add_column(heading)
     for s in status.servers:
-        state = Text("up", style="green") if s.up else Text("down", style="red")
+        state = Text("up", style="yellow" if s.problem else "green") if s.up else Text("down", style="red")
         servers.add_row(
             s.name, s.address, state, Text(s.version), f"{s.clock_ahead:+.1f} s" if s.up else "", Text(s.problem)
         )

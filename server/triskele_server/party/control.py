@@ -17,6 +17,7 @@ from triskele.ids import RoundNumber, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS
 from triskele.privacy import Privacy
 from triskele.task import TaskSpec
+from triskele.tracing import TRACES
 from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
 from triskele_server.metrics import party as metrics
@@ -178,6 +179,8 @@ class RoundControl:
         status = await self.status(key)
         if (status.state is RoundState.RELEASED) != (state is RoundState.RELEASED):
             raise Conflict(f"{key} has ended as {status.state} at this party, not as {state}")
+        if status.state is RoundState.RELEASED:
+            await self._end_earlier(key)
         return status
 
     async def stop(self) -> None:
@@ -188,6 +191,17 @@ class RoundControl:
         if running:
             await asyncio.wait(running)
         await asyncio.to_thread(self._intake.close)
+
+    async def _end_earlier(self, released: RoundKey) -> None:
+        """A task's rounds come one after the other: whatever is left of earlier ones has ended without this party.
+
+        It was put back from a backup, and nobody would tell it again to delete those shares.
+        """
+        detail = f"the coordinator released round {released.number} of the task: this one has ended without this party"
+        for key in await asyncio.to_thread(self._store.unfinished_before, released):
+            await self._end(key, RoundEvent.FAIL, Blame(ENDED_BY_COORDINATOR, "coordinator", detail))
+            await self._give_up(key)
+            await asyncio.to_thread(self._files.delete, key)  # as in `end`
 
     async def _give_up(self, key: RoundKey) -> None:
         running = self._running.pop(key, None)
@@ -209,7 +223,7 @@ class RoundControl:
             _log.info("phase", round=job.round, task=key.task.hex()[:16], state=state)
 
         metrics.ATTEMPTS.inc()
-        with metrics.ROUNDS_COMPUTING.track_inprogress():
+        with metrics.ROUNDS_COMPUTING.track_inprogress(), TRACES.span("attempt", attempt=job.attempt):
             try:
                 outcome = await self._runner.run(job, on_phase)
                 await asyncio.to_thread(self._keep_outcome, key, job, outcome)

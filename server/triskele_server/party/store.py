@@ -125,6 +125,14 @@ class PartyStore:
         with self._transaction() as transaction:
             return tuple(map(round_record, transaction.execute(sa.select(rounds)).mappings()))
 
+    def unfinished_before(self, key: RoundKey) -> tuple[RoundKey, ...]:
+        """Rounds of the same task with a lower number that have not ended here."""
+        ended = [state.value for state in RoundState if has_ended(state)]
+        earlier = (rounds.c.task == key.task, rounds.c.round < key.number, rounds.c.state.not_in(ended))
+        with self._transaction() as transaction:
+            found = transaction.execute(sa.select(rounds).where(*earlier)).mappings()
+            return tuple(round_record(row).key for row in found)
+
     def upload(self, key: RoundKey, participant: ParticipantId) -> Upload | None:
         """The participant's upload to a round, if it has begun."""
         with self._transaction() as transaction:
