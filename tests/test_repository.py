@@ -50,3 +50,10 @@ def test_the_ledger_in_the_docs_is_the_one_declared(line: str) -> None:
             assert declared_openings(spec) == [*expected[:-1], "masked_aggregate"]
             spec = replace(spec, release="public")
             assert declared_openings(spec) == expected
+
+
+def test_the_files_that_go_first_exist() -> None:
+    source = (ROOT / "tests" / "conftest.py").read_text()
+    named = re.findall(r'^    "([\w/]+\.py)",$', source, re.MULTILINE)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
 from e2e.conftest import TASKS
+from triskele import cli
 from triskele_server.local_federation import LocalFederation
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def triskele(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "triskele", *arguments]
-    wide = os.environ | {"COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=wide)
+    """The command as its process would run it, but in this one: torch need not be imported for each."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setenv("COLUMNS", "200")
+        code = cli.main(arguments)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,9 @@ def test_status_shows_every_server_and_task(operator: str) -> None:
 
 
 def test_status_on_a_terminal_names_tasks_and_top_ends_after_its_looks(operator: str) -> None:
-    shown = triskele("status", "--config", operator)
+    command = [sys.executable, "-m", "triskele", "status", "--config", operator]
+    wide = os.environ | {"COLUMNS": "200"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=wide)
     assert (shown.returncode, "weighted" in shown.stdout, "party 2" in shown.stdout) == (0, True, True)
     assert triskele("top", "--config", operator, "--count", "1").returncode == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +53,30 @@ class Installation:
         return done.stdout
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder for all workers of this run together: the first that comes makes it, the others wait for it."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = (factory.getbasetemp() if alone else factory.getbasetemp().parent) / name
+    with folder.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            folder.mkdir()
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    return folder
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as `python -m build` makes it."""
-    root = tmp_path_factory.mktemp("wheel")
+    (made,) = (made_once(tmp_path_factory, "wheel", build_wheel) / "dist").glob("*.whl")
+    return made
+
+
+def build_wheel(root: Path) -> None:
     for name in SOURCES:
         source = CHECKOUT / name
         if source.is_dir():
@@ -63,8 +85,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, root / name)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
     subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=120)
-    (made,) = (root / "dist").glob("*.whl")
-    return made
 
 
 @pytest.fixture(scope="session")
@@ -74,17 +94,19 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
     A line in a .pth file shows that folder's packages, but does not follow the folder's own .pth files: an editable
     installation of the checkout stays invisible.
     """
-    root = tmp_path_factory.mktemp("installation")
+    return Installation(made_once(tmp_path_factory, "installation", lambda root: install(wheel, root)))
+
+
+def install(wheel: Path, root: Path) -> None:
     venv.create(root, with_pip=False)
     made = Installation(root)
     (packages,) = root.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    install = [str(made.python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=120, cwd=root, env=made.environment)
+    command = [str(made.python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=root, env=made.environment)
     pip = root / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec "{made.python}" -m pip "$@"\n', encoding="utf-8", newline="\n")
     pip.chmod(0o755)
-    return made
 
 
 @pytest.fixture
