@@ -267,6 +267,9 @@ def test_every_setting_of_the_chart_reaches_the_configuration(tmp_path: Path) ->
         "readers": True,
         "max_dimension": 268435456,
         "max_participants": 12345678,
+        "min_noise_multiplier": 0.75,
+        "max_epsilon": 8.0,
+        "max_delta": 1e-07,
     }
     more = {"party": {"policy": policy, "sealingSecret": "sealing"}, "coordinator": {"name": "spare"}}
     (tmp_path / "more.yaml").write_text(yaml.safe_dump(more))

@@ -49,7 +49,7 @@ sealing_key = "/etc/triskele/sealing/sealing.key"
 
 [policy]
 {{- range $key, $value := omit . "rule_sources" }}
-{{ $key }} = {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
+{{ $key }} = {{ if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
 {{- end }}
 {{- with .rule_sources }}
 
