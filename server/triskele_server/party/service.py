@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
     ) -> party_pb2.UploadReply:
         """A header, then the words of a heavy share that the calling party holds too."""
         header = await _first(requests)
+        about(header.manifest.manifest.task_digest, header.manifest.manifest.round)
         begin = self._intake.begin_relay
         session = await asyncio.to_thread(begin, caller(context), header.manifest, header.salt)
         try:

@@ -81,14 +81,13 @@ def test_a_second_attempt_opens_the_same_words_bit_for_bit():
         assert (again.weight_total, again.coefficient_bits) == (first.weight_total, first.coefficient_bits)
 
 
-@pytest.mark.parametrize(("party", "rule"), [(0, "norm-clip"), (1, "flame"), (2, "norm-clip")])
-def test_wherever_a_party_dies_the_next_attempt_ends_with_the_one_aggregate(party, rule):
-    """Of both rules the weights are secret and rounded; flame takes nearly five times as many frames."""
-    last = _frames_sent(_inputs(rule))[party]
+@pytest.mark.parametrize("party", PARTIES)
+def test_wherever_a_party_dies_the_next_attempt_ends_with_the_one_aggregate(party):
+    last = _frames_sent(_inputs())[party]
     early = range(0, last, last // 5)
     died_after_opening = 0
     for frames in (*early, *range(last - 8, last + 1)):
-        inputs = _inputs(rule)
+        inputs = _inputs()
         first = _run_until_death(inputs, party, frames)
         assert frames >= last or party in first.errors
         second = run_rounds(_again(inputs, 1))
