@@ -40,6 +40,7 @@ def requests(made: Material) -> dict[str, list[bytes]]:
         "Party/RelayStatus": [
             party_pb2.RelayStatusRequest(**place, participant=NAME, manifest_digest=made.relayed.digest)
         ],
+        "Party/FetchMaskKeys": [party_pb2.MaskKeysRequest(**place, output_digest=bytes(32))],
         "Party/UploadSealed": made.sealed_requests(),
         "PartyControl/OpenRound": [control_pb2.OpenRoundRequest(task=SPEC.canonical(), round=ROUND)],
         "PartyControl/RoundStatus": [control_pb2.RoundRequest(**place)],

@@ -37,7 +37,7 @@ def test_demo_runs_two_attacks_with_both_rules_and_reports_what_it_shows(tmp_pat
         assert {name: len(run) for name, run in result["runs"].items()} == {PLAIN: 2, "flame": 2, "fltrust": 2}
         for rule, valid in (("flame", 6), ("fltrust", 7)):
             assert f"{result['runs'][rule][-1]['accuracy']:.1%}" in shown
-            opened = [f"valid[{valid}]", "enough_accepted[]", "accepted[6]", f"aggregate[{DIMENSION}]"]
+            opened = [f"valid[{valid}]", "enough_accepted[]", "accepted[6]", f"masked_aggregate[{DIMENSION}]"]
             assert [list(ledger) for ledger in result["openings"][rule]] == [opened, opened]
             assert f"{rule}: {', '.join(opened)}\n" in shown.replace(" \n", "\n")
             assert len(result["secure_round_seconds"][rule]) == 2
