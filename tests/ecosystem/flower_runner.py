@@ -136,7 +136,7 @@ def main() -> None:
     start = FedAvg.start
 
     def recorded_start(self, *args, **kwargs):
-        if before:  # fixedclipping_mod of Flower 1.41 sends this error to its own node: the ServerApp waits in vain
+        if before:  # fixedclipping_mod of Flower 1.42 sends this error to its own node: the ServerApp waits in vain
             kwargs["timeout"] = 5
         results.append((self, start(with_clipping(self) if mods else self, *args, **kwargs)))
         return results[-1][1]
