@@ -28,6 +28,7 @@ from nvflare.private.fed.app.fl_conf import PrivacyConfiger
 
 from triskele import errors
 from triskele import nvflare as ours
+from triskele.task import TaskSpec
 
 STEPS = "NUM_STEPS_CURRENT_ROUND"
 GLOBAL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32), "seen": np.array(7)}
@@ -42,7 +43,7 @@ class FakeParticipant:
         self.submit_raises = submit_raises
         self.has_round = has_round
         self.state, self.blame = state, blame
-        self.spec = SimpleNamespace(name="task", dimension=dimension, weighted=weighted)
+        self.spec = TaskSpec("task", dimension, 16.0, max_weight=1000 if weighted else 0)
 
     def from_config(self, path):
         self.path = path
