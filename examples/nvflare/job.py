@@ -1,18 +1,23 @@
-"""NVFLARE's FedAvg recipe in its simulator, plain or through Triskele: the lines that differ are marked with "# +"."""
+"""NVFLARE's FedAvg recipe, plain or through Triskele: the lines that differ are marked with "# +".
+
+It runs in NVFLARE's simulator, or with --poc as NVFLARE is deployed: a server and sites as processes of their own.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from nvflare.app_common.np.recipes import NumpyFedAvgRecipe
-from nvflare.recipe import SimEnv
+from nvflare.recipe import PocEnv, SimEnv
 from recorder import Recorder
 from softmax_sites import SHAPE
 
 from triskele.nvflare import TriskeleAggregator, TriskeleFilter  # +
 
 HERE = Path(__file__).parent
+POC_SECONDS = 200.0
 
 
 def main() -> None:
@@ -25,6 +30,7 @@ def main() -> None:
     parser.add_argument("--task", help="the Triskele task; without it the job is plain FedAvg")
     parser.add_argument("--participants", help="folder with <site>/participant.toml, and one for 'server'")
     parser.add_argument("--record", help="keep every result as the server got it in this folder")
+    parser.add_argument("--poc", action="store_true", help="POC mode: NVFLARE's own processes, with mutual TLS")
     options = parser.parse_args()
     participant = f"{options.participants}/{{SITE_NAME}}/participant.toml"  # NVFLARE puts in the site's name
 
@@ -41,7 +47,15 @@ def main() -> None:
         recipe.add_client_output_filter(TriskeleFilter(options.task, participant), tasks=["train"])  # +
     if options.record:
         recipe.add_server_input_filter(Recorder(options.record), tasks=["train"])
-    recipe.run(SimEnv(num_clients=options.sites, workspace_root=options.workspace))
+    if not options.poc:
+        recipe.run(SimEnv(num_clients=options.sites, workspace_root=options.workspace))
+        return
+    os.environ["NVFLARE_POC_WORKSPACE"] = options.workspace
+    run = recipe.execute(PocEnv(num_clients=options.sites))
+    result = run.get_result(timeout=POC_SECONDS, clean_up=False)  # stops the processes in any case, keeps their files
+    if result is None:
+        raise SystemExit(f"the job did not finish: {run.get_status()}")
+    print("result:", result, "status:", run.get_status())
 
 
 if __name__ == "__main__":

@@ -31,22 +31,22 @@ SERVER = "server"  # NVFLARE's name for it
 TASK = "softmax"
 
 
-def task(rounds: int) -> ScheduledTask:
-    """Flame over all eight sites, weighted by their secret numbers of examples."""
+def task(rounds: int, sites: Sequence[str] = SITES) -> ScheduledTask:
+    """Flame over all sites, weighted by their secret numbers of examples."""
     spec = TaskSpec(
         name=TASK,
         dimension=sites_code.SHAPE[0] * sites_code.SHAPE[1],
         clip_norm=16.0,
         rule="flame",
         max_weight=1000,
-        max_participants=len(SITES),
+        max_participants=len(sites),
     )
-    return ScheduledTask(spec, Schedule(rounds=rounds, quorum=len(SITES), deadline_seconds=240.0, grace_seconds=0.2))
+    return ScheduledTask(spec, Schedule(rounds=rounds, quorum=len(sites), deadline_seconds=240.0, grace_seconds=0.2))
 
 
-def federation(folder: Path, rounds: int) -> LocalFederation:
+def federation(folder: Path, rounds: int, sites: Sequence[str] = SITES) -> LocalFederation:
     """Coordinator, three parties, a participant per site and one for the NVFLARE server; not started yet."""
-    return LocalFederation.create(folder / "federation", participants=[*SITES, SERVER], tasks=[task(rounds)])
+    return LocalFederation.create(folder / "federation", participants=[*sites, SERVER], tasks=[task(rounds, sites)])
 
 
 def run_job(python: Path, folder: Path, rounds: int, *options: str, sites: int = len(SITES)) -> np.ndarray:
@@ -61,7 +61,7 @@ def run_job(python: Path, folder: Path, rounds: int, *options: str, sites: int =
         )
     if done.returncode:
         raise RuntimeError("the job failed; the end of its log:\n" + (folder / "job.log").read_text()[-3000:])
-    model: np.ndarray = np.load(next(folder.glob("workspace/*/server/simulate_job/models/server.npy")))
+    model: np.ndarray = np.load(next((folder / "workspace").rglob("models/server.npy")))
     return model
 
 

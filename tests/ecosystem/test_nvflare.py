@@ -123,3 +123,25 @@ def test_the_same_search_finds_the_updates_of_a_plain_job(tmp_path: Path) -> Non
     assert example.sightings(example.first_updates(sites), [tmp_path / "record"]) == len(sites)
     contents = [path.read_bytes() for path in (tmp_path / "record").iterdir()]
     assert not any(b"NUM_STEPS_CURRENT_ROUND\x01" in content for content in contents)
+
+
+def test_in_poc_mode_the_same_job_runs_as_nvflares_own_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server and four sites, provisioned and started as NVFLARE does it, with mutual TLS between them.
+
+    Of three sites flame would keep two, which unequal numbers of examples make fewer than two in effect.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))  # where NVFLARE keeps its own settings
+    sites = example.SITES[:4]
+    with example.federation(tmp_path, 1, sites) as running:
+        options = ("--poc", "--task", example.TASK, "--participants", str(running.made.directory / "participants"))
+        model = example.run_job(PYTHON, tmp_path / "job", 1, *options, sites=len(sites))
+        with Participant.from_config(running.made.participants[example.SERVER]) as me:
+            aggregate = me.round(example.TASK, 1).aggregate(model)
+        logs = running.made.directory / "logs"
+    np.testing.assert_allclose(model, aggregate, atol=1e-6)  # it starts at zero
+    assert np.linalg.norm(model) > 0.1
+    places = [tmp_path / "job" / "record", tmp_path / "job" / "workspace", logs]
+    assert len(list(places[0].iterdir())) == len(sites)
+    assert example.sightings(example.first_updates(sites, ()), places) == 0
