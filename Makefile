@@ -65,16 +65,17 @@ robustness: setup
 privacy-evidence: setup
 	$(BIN)/python -m bench.privacy.inversion $(ARGS)
 
-# Flower's simulation runtime against a federation on this machine, in an environment of its own (half a minute to make).
+# Flower's simulation runtime, then a SuperLink and SuperNodes, against a federation on this machine, in an environment of its
+# own (half a minute to make).
 flower: setup .venv-flower/installed
-	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py $(ARGS)
+	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py tests/ecosystem/test_flower_deployment.py $(ARGS)
 
 .venv-flower/installed: pyproject.toml constraints-flower.txt
 	test -x .venv-flower/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-flower
 	.venv-flower/bin/pip install --quiet --constraint constraints-flower.txt --editable '.[flower]' scikit-learn
 	touch $@
 
-# NVFLARE's simulator against a federation on this machine, in an environment of its own (a minute to install).
+# NVFLARE's simulator and its POC mode against a federation on this machine, in an environment of its own (a minute to install).
 nvflare: setup .venv-nvflare/installed
 	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_nvflare.py $(ARGS)
 

@@ -79,11 +79,15 @@ def run_flower(out: Path, app: str, config: dict[str, object], *mods: str) -> Fl
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    directory = tmp_path_factory.mktemp("flower") / "federation"
-    schedule = Schedule(rounds=20, quorum=CLIENTS, deadline_seconds=60.0, grace_seconds=0.1)
-    tasks = [ScheduledTask(TASK, schedule)]
-    with LocalFederation.create(directory, participants=CLIENTS, tasks=tasks, reader=True, forwarder=True) as running:
+    with local_federation(tmp_path_factory.mktemp("flower") / "federation") as running:
         yield running
+
+
+def local_federation(directory: Path) -> LocalFederation:
+    """Eight participants, a reader and a forwarder, and the example's task."""
+    schedule = Schedule(rounds=20, quorum=CLIENTS, deadline_seconds=300.0, grace_seconds=0.1)
+    tasks = [ScheduledTask(TASK, schedule)]
+    return LocalFederation.create(directory, participants=CLIENTS, tasks=tasks, reader=True, forwarder=True)
 
 
 def secured(federation: LocalFederation, transport: str, **more: object) -> dict[str, object]:
