@@ -250,11 +250,12 @@ def _provider(told: str, process: str) -> Any:
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     elif kind == "folder" and folder:
+        file = Path(folder) / f"{process}.jsonl"
         try:
-            file = os.open(Path(folder) / f"{process}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            file.touch(mode=0o600)
+            out = file.open("a", encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"{VARIABLE}: {folder} cannot be written ({error.strerror})") from error
-        out = os.fdopen(file, "a", encoding="utf-8")
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=out, formatter=_line)))
     else:
         raise ConfigurationError(f"{VARIABLE} is {told!r}; it may be otlp, folder:PATH or global")
