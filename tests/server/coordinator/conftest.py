@@ -21,7 +21,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A running server; each test takes a database of its own. Skips where Debian's package is not: .ci/run installs it."""
+    """A running server; each test takes a database of its own. Skips without Debian's package: .ci/run installs it."""
     found = binaries()
     if found is None:
         pytest.skip("no PostgreSQL here: apt-get install postgresql (its initdb is under /usr/lib/postgresql)")
