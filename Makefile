@@ -13,7 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,otel,demo,docs,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,models,otel,demo,docs,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
 	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
 	$(BIN)/python deploy/helm/install_helm.py $(BIN)/helm
