@@ -7,8 +7,11 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from triskele.ids import PARTIES, PartyIndex
 from triskele.task import TaskSpec
+from triskele.transparency import checkpoint
 from triskele_proto.v1 import control_pb2, coordinator_pb2, types_pb2
 from triskele_server.party.checkpoint import Decision
 
@@ -92,3 +95,28 @@ def npz() -> bytes:
     file = io.BytesIO()
     np.savez(file, a=np.ones((2, 3), np.float32), b=np.zeros(4))
     return file.getvalue()
+
+
+class ThreeKeys:
+    """Stands for PartyKeys: a key for each party."""
+
+    signatures = 3
+
+    def of(self, party: PartyIndex) -> tuple[Ed25519PublicKey, ...]:
+        return (_signing_key(party).public_key(),)
+
+
+def _signing_key(party: PartyIndex) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes([party]) * 32)
+
+
+def cosigned_checkpoint() -> tuple[bytes, ThreeKeys]:
+    """A note that the three parties have signed, and their keys."""
+    found = checkpoint.Checkpoint("demo/rounds", 7, bytes(range(32)))
+    signed = [checkpoint.cosign(found, _signing_key(party), 1_700_000_000) for party in PARTIES]
+    keys = ThreeKeys()
+    lines = [
+        checkpoint.check_cosignature(found, given, "demo", party, keys.of(party))
+        for party, given in zip(PARTIES, signed, strict=True)
+    ]
+    return checkpoint.note(found, lines), keys

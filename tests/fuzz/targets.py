@@ -35,6 +35,8 @@ from triskele.sealed import SealContext, SealedUpload, certified_party_keys, ope
 from triskele.sharing import ShareContext
 from triskele.structure import flatten
 from triskele.task import TaskSpec
+from triskele.transparency import checkpoint
+from triskele.transparency.checkpoint import Checkpoint
 from triskele.views import RoundView, TaskView
 from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2, types_pb2
 from triskele_server.at_rest import ShareVault
@@ -84,7 +86,13 @@ def check(target: Target, data: bytes) -> bool:
 def targets(material: Material, scratch: Path) -> list[Target]:
     """All of them. `scratch` is a folder for decoders that read files."""
     scratch.mkdir(exist_ok=True)
-    return [*_client(material), *_files(material, scratch), *_server(material), *_party_files(material, scratch)]
+    return [
+        *_client(material),
+        *_log(),
+        *_files(material, scratch),
+        *_server(material),
+        *_party_files(material, scratch),
+    ]
 
 
 def _message(kind: type[Message], data: bytes) -> Any:
@@ -146,6 +154,13 @@ def _client(made: Material) -> Iterator[Target]:
         read_result(iter([_message(coordinator_pb2.ResultChunk, piece) for piece in framed(data)]), SPEC)
 
     yield Target("result-stream", result, (b"".join(map(frame, examples.result())),))
+
+
+def _log() -> Iterator[Target]:
+    """What a coordinator says of its log."""
+    cosigned, keys = examples.cosigned_checkpoint()
+    yield Target("checkpoint", Checkpoint.from_body, (checkpoint.unverified(cosigned).body(),))
+    yield Target("cosigned-checkpoint", lambda data: checkpoint.verified(data, keys, "demo"), (cosigned,))
 
 
 def _server(made: Material) -> Iterator[Target]:
