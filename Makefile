@@ -6,17 +6,17 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness privacy-evidence lock image-steps fuzz
+.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness privacy-evidence lock image-steps operations fuzz
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt deploy/helm/install_helm.py
+$(STAMP): pyproject.toml constraints.txt deploy/helm/install_tools.py
 	test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[server,models,otel,demo,docs,dev]'
 	$(BIN)/pip install --quiet --no-deps crypten==0.4.1
 	$(BIN)/pip install --quiet --no-deps byzfl==0.0.11 byzpy==0.1.4
-	$(BIN)/python deploy/helm/install_helm.py $(BIN)/helm
+	$(BIN)/python deploy/helm/install_tools.py $(BIN)
 	touch $@
 
 demo: setup
@@ -125,7 +125,11 @@ lock: setup
 
 # What the Dockerfile runs, in folders of this machine instead of an image: some minutes, most of them downloads.
 image-steps: setup
-	$(BIN)/python -m pytest -m own_environment tests/deploy $(ARGS)
+	$(BIN)/python -m pytest -m own_environment tests/deploy/test_image_steps.py $(ARGS)
+
+# Every command of docs/operations.md in a fresh clone, which installs everything itself: some minutes.
+operations: setup
+	$(BIN)/python -m pytest -m own_environment tests/deploy/test_operations_page.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist

@@ -16,6 +16,7 @@ LONGEST_FIRST = (  # by seconds; `pytest --durations 40` shows when it needs ano
     "server/test_demo.py",
     "e2e/test_operators_day.py",
     "deploy/test_pid_one.py",
+    "deploy/test_operations_page.py",
     "examples/test_wheel.py",
     "deploy/test_prometheus.py",
     "e2e/test_commands.py",

@@ -146,6 +146,25 @@ def test_commands_in_the_pages_exist_with_their_options():
     assert seen > 8
 
 
+@pytest.mark.parametrize("page", ["operations.md", "runbooks.md", "metrics.md", "install.md", "faq.md"])
+def test_commands_in_the_text_of_a_page_exist_with_their_options(page):
+    """Between backticks; blocks have tests of their own."""
+    text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    spans = [span.split() for span in re.findall(r"`((?:make|python|triskele) [^`\n]+)`", text)]
+    assert spans
+    known = {command: _options(_help(*command)) for command in _commands()}
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for program, *words in spans:
+        command = max((c for c in known if tuple(words[: len(c)]) == c), key=len, default=())
+        if program == "make":
+            assert words[0] in targets, words
+        elif program == "python":
+            assert words[0] in ("-c", "-m") or (ROOT / words[0]).is_file(), words
+        else:
+            assert command, words
+            assert {w for w in words if w.startswith("--")} <= known[command], words
+
+
 def _keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Every key with its default, tables flattened; `limits` has a page of its own."""
     found: dict[str, Any] = {}

@@ -127,10 +127,12 @@ def test_every_line_of_a_round_names_task_and_round(federation: LocalFederation)
         lines = [json.loads(line) for line in federation.log(name).read_text().splitlines()]
         steps = [line for line in lines if line["event"] == "step"]
         assert {(s["task"], s["round"], s["attempt"], s["process"]) for s in steps} == {(digest, 1, 1, f"{name}-mpc")}
-        calls = [line for line in lines if line["event"] == "rpc" and ".Peer/" not in line["rpc"]]
+        calls = [line for line in lines if line["event"] == "rpc"]
         assert {(c["task"], c["round"] in (1, 2)) for c in calls} == {(digest, True)}
-        assert {c["caller"].split("/")[3] for c in calls} - {"party"} == {"coordinator", "participant"}  # party: relays
-        assert len({c["rpc"] for c in calls}) >= 6
+        assert {c["caller"].split("/")[3] for c in calls} == {"coordinator", "participant", "party"}
+        assert len({c["rpc"] for c in calls}) >= 7
+        streams = [c for c in calls if c["rpc"] == "/triskele.v1.Peer/Exchange"]
+        assert [(s["round"], s["attempt"], s["process"]) for s in streams] == [(1, 1, f"{name}-mpc")]
 
 
 def test_members_put_back_to_an_earlier_day_open_nothing_twice_and_serve_the_same_bytes(

@@ -14,6 +14,7 @@ import queue
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import structlog
@@ -47,6 +48,7 @@ class _Link:
     incoming: queue.SimpleQueue[Frame | None] = field(default_factory=queue.SimpleQueue)
     attached: bool = False
     partial: list[bytes] = field(default_factory=list)
+    ids: dict[str, Any] = field(default_factory=dict)  # task, round and attempt, for the log
     delay: float = 0.0  # seconds that a frame is held back: a benchmark's
     held_back: deque[Frame | None] = field(default_factory=deque)
 
@@ -84,10 +86,14 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         self._joined = asyncio.Condition()
 
     async def join(self, session: bytes) -> GrpcTransport:
-        """Open this party's end of a session; raises WrongState if it is open already."""
+        """Open this party's end of a session; raises WrongState if it is open already.
+
+        The log lines of both streams name what the caller has bound: task, round, attempt.
+        """
         if session in self._sessions:
             raise WrongState("this attempt of the round is already running here")
-        links = {peer: _Link(delay=self._link_delay) for peer in (self._previous, self._next)}
+        ids = structlog.contextvars.get_contextvars()
+        links = {peer: _Link(ids=ids, delay=self._link_delay) for peer in (self._previous, self._next)}
         async with self._joined:
             self._sessions[session] = links
             self._joined.notify_all()
@@ -147,6 +153,7 @@ class PeerHub(peer_pb2_grpc.PeerServicer):  # type: ignore[misc]  # generated wi
         if hello is None or hello.label != _HELLO:
             raise WrongState("a peer stream begins with hello")
         link = await self._expected(hello.session)
+        structlog.contextvars.bind_contextvars(**link.ids)
         reader = asyncio.create_task(_read(link, request_iterator))
         try:
             async for message in _messages(link):
