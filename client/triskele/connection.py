@@ -11,8 +11,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import grpc
@@ -42,6 +42,9 @@ class RetryPolicy:
     jitter: float = 1.0
     outage_attempts: int = 100  # of a wait for rounds while the coordinator is away: about a quarter of an hour
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)  # between two attempts
+    reconnecting: Callable[[], AbstractContextManager[None]] = field(  # what the sleep after a failure happens in
+        default=nullcontext, repr=False, compare=False
+    )
 
     def call(self, action: Callable[[], T]) -> T:
         """What `action` returns, repeated while it raises Unavailable; then that Unavailable."""
@@ -63,10 +66,14 @@ class RetryPolicy:
             retry=retry_if_exception_type(Unavailable),
             stop=lambda state: state.attempt_number >= attempts or time.monotonic() >= give_up_at,
             wait=lambda state: max(0.0, min(backoff(state), give_up_at - time.monotonic())),
-            sleep=self.sleep,
+            sleep=self._pause,
             reraise=True,
         )
         return retrying(action)
+
+    def _pause(self, seconds: float) -> None:
+        with self.reconnecting():
+            self.sleep(seconds)
 
 
 DEFAULT_RETRIES = RetryPolicy()
@@ -121,6 +128,29 @@ class Connections:
         if self._closed.wait(seconds):
             raise WrongState(_CLOSED)
 
+    @contextmanager
+    def reconnecting(self) -> Iterator[None]:
+        """Inside the block, connections that were lost are made anew.
+
+        gRPC's blocking calls do the input and output of a process themselves, and a call on a lost connection fails at
+        once. Where everybody only pauses between such calls, no handshake goes on: gRPC itself looks every five
+        seconds, and then gives the handshake up that has taken too long. Who listens to a channel's state has a
+        thread of gRPC's at work on it.
+        """
+        with self._lock:
+            channels = list(self._channels.values())
+            for channel in channels:
+                channel.subscribe(_not_needed)
+        try:
+            yield
+        finally:
+            for channel in channels:
+                channel.unsubscribe(_not_needed)
+
+    def patient(self, retries: RetryPolicy) -> RetryPolicy:
+        """The same policy, with pauses that end when these are closed, and in which lost connections come back."""
+        return replace(retries, sleep=self.sleep, reconnecting=self.reconnecting)
+
     def coordinator(self) -> Any:
         """gRPC's client object for the coordinator."""
         server = Identity(self._config.federation, "coordinator", "main")
@@ -158,6 +188,10 @@ class Connections:
                 channel = grpc.secure_channel(address, credentials, options=channel_options(server, self._limits))
                 self._channels[key] = grpc.intercept_channel(channel, MetadataInterceptor())
             return self._channels[key]
+
+
+def _not_needed(_: grpc.ChannelConnectivity) -> None:
+    """Nobody asks for a channel's state; see `Connections.reconnecting`."""
 
 
 def channel_options(server: Identity, limits: Limits) -> list[tuple[str, str | int]]:

@@ -37,7 +37,7 @@ class Coordinator:
     def branch(self) -> Coordinator:
         """The same on connections of its own: closing those ends its calls and waits, and nobody else's."""
         connections = self.connections.branch()
-        return replace(self, connections=connections, retries=replace(self.retries, sleep=connections.sleep))
+        return replace(self, connections=connections, retries=connections.patient(self.retries))
 
     def tasks(self) -> list[TaskView]:
         """All tasks; raises InvalidTask if one of them could not be run safely."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,7 +48,7 @@ class FrameworkServer:
         credentials = Renewed(files, lambda: grpc.ssl_channel_credentials(*map(_read, files)))
         self._connections = Connections(config, credentials.current, limits)
         self._limits = limits
-        self._retries = replace(retries, sleep=self._connections.sleep)
+        self._retries = self._connections.patient(retries)
         self._coordinator = Coordinator(self._connections, limits, self._retries)
 
     @classmethod

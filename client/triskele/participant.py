@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any, Self
 
 from triskele.config import ParticipantConfig
@@ -53,7 +52,7 @@ class Participant:
     ) -> None:
         self.id = ParticipantId(config.participant)
         self._connections = Connections(config, lambda: credentials.current().channel, limits)
-        self._coordinator = Coordinator(self._connections, limits, replace(retries, sleep=self._connections.sleep))
+        self._coordinator = Coordinator(self._connections, limits, self._connections.patient(retries))
         self._membership = Membership(self.id, credentials, self._coordinator, config.relay)
 
     @classmethod
