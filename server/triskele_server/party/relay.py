@@ -20,7 +20,6 @@ from triskele.errors import Busy, NotFound, TimedOut, TriskeleError, Unavailable
 from triskele.ids import ParticipantId
 from triskele.limits import DEFAULT_LIMITS
 from triskele_proto.v1 import party_pb2, party_pb2_grpc, types_pb2
-from triskele_server.at_rest import StoreDamaged
 from triskele_server.metrics import party as metrics
 from triskele_server.metrics.rpc import outgoing
 from triskele_server.party.records import Relay, Upload
@@ -38,6 +37,29 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass
+class _Line:
+    """A way to the other party, for one relay at a time: closing it breaks nobody else's off.
+
+    grpc.aio ends the calls of a channel that is closed with CancelledError, as if their own task had been cancelled.
+    """
+
+    connect: Connect
+    _channel: grpc.aio.Channel | None = None
+
+    def client(self) -> Any:
+        """Raises as `connect`."""
+        if self._channel is None:
+            self._channel = self.connect()
+        return party_pb2_grpc.PartyStub(self._channel)
+
+    async def close(self) -> None:
+        """The next relay dials anew, with the certificate as it is then."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close(None)
+
+
+@dataclass
 class Relays:
     """The relays of one party, on one event loop. Without `connect` this party brings nothing."""
 
@@ -48,7 +70,6 @@ class Relays:
     _waiting: asyncio.Queue[tuple[RoundKey, ParticipantId]] = field(default_factory=asyncio.Queue)
     _known: set[tuple[RoundKey, ParticipantId]] = field(default_factory=set)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _channel: grpc.aio.Channel | None = None
 
     def due(self, key: RoundKey, participant: ParticipantId) -> None:
         """An upload is complete here and its words are to be brought; telling it twice changes nothing."""
@@ -62,28 +83,30 @@ class Relays:
             return
         for key, participant in await asyncio.to_thread(self.store.relays_due):
             self.due(key, participant)
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(AT_A_TIME)]
+        self._tasks = [asyncio.create_task(self._work(_Line(self.connect))) for _ in range(AT_A_TIME)]
 
     async def stop(self) -> None:
         """Break off; what is due is found again at the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._disconnect()
 
-    async def _work(self) -> None:
-        while True:
-            key, participant = await self._waiting.get()
-            try:
-                await self._bring_until_done(key, participant)
-            finally:
-                self._known.discard((key, participant))
+    async def _work(self, line: _Line) -> None:
+        try:
+            while True:
+                key, participant = await self._waiting.get()
+                try:
+                    await self._bring_until_done(line, key, participant)
+                finally:
+                    self._known.discard((key, participant))
+        finally:
+            await line.close()
 
-    async def _bring_until_done(self, key: RoundKey, participant: ParticipantId) -> None:
+    async def _bring_until_done(self, line: _Line, key: RoundKey, participant: ParticipantId) -> None:
         pause = FIRST_PAUSE
         while (upload := await asyncio.to_thread(self._still_due, key, participant)) is not None:
             try:
-                await self._bring(key, upload)
+                await self._bring(line, key, upload)
                 ended = Relay.DONE
             except _AGAIN as error:
                 _log.info("relay_put_off", party=self.party, problem=str(error)[:200])
@@ -106,9 +129,9 @@ class Relays:
                 return upload if self.store.round(key).state is RoundState.OPEN else None
         return None
 
-    async def _bring(self, key: RoundKey, upload: Upload) -> None:
+    async def _bring(self, line: _Line, key: RoundKey, upload: Upload) -> None:
         """Raises the other party's answer as its typed error."""
-        client: Any = party_pb2_grpc.PartyStub(self._connected())
+        client = line.client()
         problems: list[TriskeleError | OSError] = []
         request = party_pb2.RelayStatusRequest(
             task_digest=key.task,
@@ -129,7 +152,7 @@ class Relays:
                 raise problems[0] from None
             typed = from_rpc_error(error, f"party {self.party}")
             if isinstance(typed, Unavailable):
-                await self._disconnect()
+                await line.close()
             raise typed from None
 
     async def _requests(
@@ -148,16 +171,3 @@ class Relays:
                 start += len(block)
         except (TriskeleError, OSError) as error:
             problems.append(error)
-
-    def _connected(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            if self.connect is None:
-                raise StoreDamaged("an upload is to be relayed, and this party knows no way to the other one")
-            self._channel = self.connect()
-        return self._channel
-
-    async def _disconnect(self) -> None:
-        """The next relay dials anew, with the certificate as it is then."""
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
-            await channel.close(None)

@@ -10,10 +10,12 @@ import grpc
 import pytest
 import structlog
 
+from triskele.errors import Unavailable
 from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.at_rest import STORE_KEY
 from triskele_server.party import process
 from triskele_server.party import upload as upload_module
+from triskele_server.party.service import PartyService
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 WRONG_STATE = grpc.StatusCode.FAILED_PRECONDITION
@@ -158,6 +160,38 @@ def test_relay_goes_on_after_both_parties_were_killed(start_party, spec, submiss
     made, files, status = asyncio.run(scenario())
     assert files["alice-0.words"] == made.heavy_bytes
     assert len(status.complete) == 1
+
+
+def test_relay_that_fails_breaks_no_other_relay_off(start_party, spec, submission, monkeypatch):
+    answered = PartyService.RelayStatus
+    asked = []
+    alice_waits, bob_is_back = asyncio.Event(), asyncio.Event()
+
+    async def status(self, request, context):
+        asked.append(request.participant)
+        if request.participant == "alice":
+            alice_waits.set()
+            await bob_is_back.wait()
+        elif asked.count("bob") == 1:
+            await alice_waits.wait()
+            raise Unavailable("the disk is full just now")
+        else:
+            bob_is_back.set()
+        return await answered(self, request, context)
+
+    monkeypatch.setattr(PartyService, "RelayStatus", status)
+
+    async def scenario():
+        made = [submission("alice"), submission("bob", slot=3)]
+        async with _two(start_party, spec) as (first, second):
+            for one in made:
+                await _announce(second, one)
+                assert (await first.upload(_to_first(one), as_participant=one.participant)).relaying
+            for one in made:
+                await _until_complete(second, one)
+
+    asyncio.run(scenario())
+    assert sorted(asked) == ["alice", "bob", "bob"]
 
 
 def test_words_that_do_not_match_are_thrown_away_and_the_party_that_brought_them_is_named(
