@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 
 from cryptography import x509
 
@@ -41,6 +42,15 @@ def wishes_certified_by(authority: x509.Certificate, federation: str) -> Callabl
     return check
 
 
+@dataclass
+class _Standing:
+    """What the store said of a task in one version of its changes, read once for all watchers that a change wakes."""
+
+    version: int
+    finished: bool | None = None
+    views: dict[RoundNumber, coordinator_pb2.RoundView] = field(default_factory=dict)
+
+
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ignore[misc]  # generated without types
     """Adapter only. Errors of triskele.errors leave through the server's interceptors as gRPC statuses.
 
@@ -66,7 +76,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._limits = limits
         self._check_wish = check_wish
         self._watchers: Counter[TaskDigest] = Counter()
-        self._views: dict[TaskDigest, tuple[int, dict[int, coordinator_pb2.RoundView]]] = {}
+        self._standings: dict[TaskDigest, _Standing] = {}
 
     async def ListTasks(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.ListTasksRequest, context: Context
@@ -98,7 +108,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         seen = self._changes.version(digest)
         pending = [record.id.number for record in self._store.rounds(digest, first)]
         while True:
-            finished = self._finished(digest)  # if so before the views are read, they are the last ones
+            finished = self._has_finished(digest)  # if so before the views are read, they are the last ones
             for number in pending:
                 yield self._view(task, RoundNumber(number))
             if finished:
@@ -168,16 +178,26 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
 
     def _view(self, task: StoredTask, number: RoundNumber) -> coordinator_pb2.RoundView:
-        """The round as it stands, read once for all watchers that a change has woken."""
+        """The round as it stands."""
         digest = task.spec.digest
-        version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again
-        known, views = self._views.get(digest, (-1, {}))
-        if known != version:
-            views = {}
-            self._views[digest] = (version, views)
+        views = self._standing(digest).views
         if number not in views:
             views[number] = round_view(self._store.round(RoundId(digest, number)), task.spec)
         return views[number]
+
+    def _has_finished(self, digest: TaskDigest) -> bool:
+        """Whether nothing of the task can change any more."""
+        standing = self._standing(digest)
+        if standing.finished is None:
+            standing.finished = self._finished(digest)
+        return standing.finished
+
+    def _standing(self, digest: TaskDigest) -> _Standing:
+        version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again
+        standing = self._standings.get(digest)
+        if standing is None or standing.version != version:
+            standing = self._standings[digest] = _Standing(version)
+        return standing
 
     def _task(self, digest: bytes) -> StoredTask:
         return self._store.task(TaskDigest(digest))

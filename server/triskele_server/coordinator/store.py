@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from triskele.errors import NotFound, WrongState
@@ -103,15 +105,12 @@ class Store:
             row = session.get(TaskRow, digest)
             if row is None:
                 raise NotFound("no task with this digest here; list the tasks again")
-            return StoredTask(TaskSpec.from_canonical(row.canonical), row.rounds)
+            return StoredTask(_spec(row.canonical), row.rounds)
 
     def tasks(self) -> list[StoredTask]:
         """Every task ever loaded."""
         with self._reading() as session:
-            return [
-                StoredTask(TaskSpec.from_canonical(row.canonical), row.rounds)
-                for row in session.scalars(select(TaskRow))
-            ]
+            return [StoredTask(_spec(row.canonical), row.rounds) for row in session.scalars(select(TaskRow))]
 
     def in_progress(self) -> list[tuple[TaskName, RoundId]]:
         """The rounds that have not ended, with their task's name."""
@@ -128,13 +127,13 @@ class Store:
     def round(self, id_: RoundId) -> RoundRecord:
         """The round as it stands."""
         with self._reading() as session:
-            return _record(_round(session, id_))
+            return _record(session, _round(session, id_))
 
     def rounds(self, task: TaskDigest, first: int = 1) -> list[RoundRecord]:
         """The task's rounds from number `first` on, in order."""
         with self._reading() as session:
             query = select(RoundRow).where(RoundRow.task == task, RoundRow.number >= first).order_by(RoundRow.number)
-            return [_record(row) for row in session.scalars(query)]
+            return [_record(session, row) for row in session.scalars(query)]
 
     def last_round(self, task: TaskDigest) -> RoundRecord | None:
         """The task's newest round."""
@@ -142,7 +141,7 @@ class Store:
             row = session.scalar(
                 select(RoundRow).where(RoundRow.task == task).order_by(RoundRow.number.desc()).limit(1)
             )
-            return None if row is None else _record(row)
+            return None if row is None else _record(session, row)
 
     def unclosed(self, task: TaskDigest) -> list[RoundRecord]:
         """The ended rounds of which not every party knows that they have ended."""
@@ -150,7 +149,7 @@ class Store:
             query = select(RoundRow).where(
                 RoundRow.task == task, RoundRow.closed.is_(False), RoundRow.state.not_in(_GOING_ON)
             )
-            return [_record(row) for row in session.scalars(query.order_by(RoundRow.number))]
+            return [_record(session, row) for row in session.scalars(query.order_by(RoundRow.number))]
 
     def result(self, id_: RoundId) -> StoredResult:
         """Where the words of a released round lie; raises WrongState in any other state."""
@@ -179,7 +178,7 @@ class Store:
             )
             session.add(row)
             session.flush()
-            return _record(row)
+            return _record(session, row)
 
     def enrol(self, id_: RoundId, participant: ParticipantId) -> Admission:
         """Admit `participant` to the OPEN round: slots go by the order of admission, the same one when repeated."""
@@ -187,16 +186,16 @@ class Store:
             row = _locked(session, id_)
             if row.state != RoundState.OPEN:
                 raise WrongState(f"round {id_.number} is {row.state}, no longer OPEN; enrol in the next one")
-            for enrolment in row.enrolments:
-                if enrolment.participant == participant:
-                    return Admission(Slot(enrolment.slot), new=False)
-            slot = len(row.enrolments)
+            known = session.scalar(_of_round(row, EnrolmentRow.slot).where(EnrolmentRow.participant == participant))
+            if known is not None:
+                return Admission(Slot(known), new=False)
+            slot = session.scalars(_of_round(row, func.count(EnrolmentRow.slot))).one()
             if slot >= row.max_participants:
                 raise WrongState(
                     f"round {id_.number} is full: {slot} participants are enrolled, the task's maximum; "
                     "enrol in the next one"
                 )
-            row.enrolments.append(EnrolmentRow(task=id_.task, round=id_.number, participant=participant, slot=slot))
+            session.add(EnrolmentRow(task=id_.task, round=id_.number, participant=participant, slot=slot))
             return Admission(Slot(slot), new=True)
 
     def note_uploads(self, id_: RoundId, uploaded: int, quorum_since: float | None) -> bool:
@@ -291,25 +290,40 @@ def _add_refusals(row: RoundRow, refused: Sequence[Refusal]) -> None:
     ]
 
 
-def _record(row: RoundRow) -> RoundRecord:
+def _of_round(row: RoundRow, *columns: Any) -> Select[Any]:
+    """Columns of the enrolments of a round. Read so, a row is a tuple; an object for each costs ten times that."""
+    return select(*columns).where(EnrolmentRow.task == row.task, EnrolmentRow.round == row.number)
+
+
+def _record(session: Session, row: RoundRow) -> RoundRecord:
+    state = RoundState(row.state)
+    columns = (EnrolmentRow.participant, EnrolmentRow.slot, EnrolmentRow.manifest, EnrolmentRow.accepted)
+    enrolments = session.execute(_of_round(row, *columns).order_by(EnrolmentRow.slot)).all()
     sealed = [
-        Submission(Slot(e.slot), ParticipantId(e.participant), ManifestDigest(e.manifest))
-        for e in row.enrolments
-        if e.manifest is not None
+        Submission(Slot(slot), ParticipantId(participant), ManifestDigest(manifest))
+        for participant, slot, manifest, _ in enrolments
+        if manifest is not None
     ]
+    nothing_decided = state is RoundState.OPEN
+    refusals, openings = ([], []) if nothing_decided else (row.refusals, row.openings)
     blame = row.blame_reason and Blame(row.blame_reason, row.blame_who or "", row.blame_detail or "")
     return RoundRecord(
         id=_id(row),
-        state=RoundState(row.state),
+        state=state,
         terms=Terms(row.quorum, row.deadline_seconds, row.grace_seconds, row.min_accepted, row.max_participants),
         opened_at=row.opened_at,
         quorum_since=row.quorum_since,
         uploaded=row.uploaded,
         closed=row.closed,
-        enrolled={ParticipantId(e.participant): Slot(e.slot) for e in row.enrolments},
+        enrolled={ParticipantId(participant): Slot(slot) for participant, slot, _, _ in enrolments},
         sealed=tuple(sealed),
-        refused=tuple(Refusal(Slot(r.slot), ParticipantId(r.participant), r.reason) for r in row.refusals),
-        accepted=tuple(Slot(e.slot) for e in row.enrolments if e.accepted),
-        openings=tuple(o.opening for o in row.openings),
+        refused=tuple(Refusal(Slot(r.slot), ParticipantId(r.participant), r.reason) for r in refusals),
+        accepted=tuple(Slot(slot) for _, slot, _, accepted in enrolments if accepted),
+        openings=tuple(o.opening for o in openings),
         blame=blame or None,
     )
+
+
+@lru_cache(maxsize=128)  # of a content-addressed value: nothing to go stale
+def _spec(canonical: bytes) -> TaskSpec:
+    return TaskSpec.from_canonical(canonical)

@@ -36,6 +36,7 @@ from triskele_server.coordinator.rounds import (
     Terms,
 )
 from triskele_server.coordinator.store import Store
+from triskele_server.coordinator.tables import EnrolmentRow
 from triskele_server.round_state import RoundEvent, RoundState
 
 T = TypeVar("T")
@@ -68,6 +69,18 @@ def sealed_round(store: Store) -> None:
 def test_slots_go_by_the_order_of_admission_and_repeat(store: Store) -> None:
     assert [store.enrol(FIRST, ParticipantId(n)) for n in ("bob", "alice", "bob")] == [(0, True), (1, True), (0, False)]
     assert store.round(FIRST).enrolled == {"bob": 0, "alice": 1}
+
+
+def test_an_admission_reads_no_row_for_each_earlier_one(store: Store) -> None:
+    """A hundred admissions to a round of a hundred read five thousand rows, each an object of SQLAlchemy's."""
+    made: list[object] = []
+    loaded = lambda target, _context: made.append(target)  # noqa: E731  SQLAlchemy's listener
+    event.listen(EnrolmentRow, "load", loaded)
+    for name in ("a", "b", "c", "b"):
+        store.enrol(FIRST, ParticipantId(name))
+    assert len(store.round(FIRST).enrolled) == 3
+    event.remove(EnrolmentRow, "load", loaded)
+    assert made == []
 
 
 def test_full_round_admits_nobody_new(store: Store) -> None:
