@@ -18,6 +18,7 @@ from triskele.ids import PARTIES
 from triskele_proto.v1 import coordinator_pb2_grpc, peer_pb2_grpc
 from triskele_server.config import PartyConfig, ProbesTable, load_coordinator, load_party, load_tasks
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.process import terms_of
 from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId
@@ -140,6 +141,7 @@ async def _coordinator(material: Material, data: Path, limits: ServerLimits, sta
     changes = RoundChanges()
     service = CoordinatorService(
         store=store,
+        log=Log(store, "demo"),
         files=ResultFiles(data / "coordinator" / "results"),
         changes=changes,
         served=frozenset([task.spec.digest]),

@@ -44,6 +44,7 @@ from triskele_server.config import load_coordinator, load_party, load_task
 from triskele_server.coordinator.party_link import _status as party_status
 from triskele_server.linear.shares import WordShare
 from triskele_server.party.checkpoint import Decision, FileCheckpoints, coin_key
+from triskele_server.party.cosigner import read_cosigned
 from triskele_server.party.release_files import read_previous
 from triskele_server.party.sealed_intake import load_sealing_key
 from triskele_server.party.service import received_shares
@@ -249,7 +250,7 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
     folder.mkdir(exist_ok=True)
     vault = ShareVault(bytes(32))
 
-    def checkpoint(name: str, *, vault: ShareVault | None) -> Callable[[bytes], object]:
+    def kept_file(name: str, *, vault: ShareVault | None) -> Callable[[bytes], object]:
         def decode(data: bytes) -> None:
             for each in folder.iterdir():
                 each.unlink()
@@ -261,20 +262,26 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
 
         return decode
 
-    yield Target("coin", checkpoint("coin", vault=None), (bytes(32),))
-    yield Target("coin-commitments", checkpoint("commitments", vault=None), (bytes(96),))
+    yield Target("coin", kept_file("coin", vault=None), (bytes(32),))
+    yield Target("coin-commitments", kept_file("commitments", vault=None), (bytes(96),))
     kept = FileCheckpoints(folder, vault)
     kept.keep_coin(bytes(32))
     kept.keep_decision(examples.decision())
-    yield Target("coin-encrypted", checkpoint("coin", vault=vault), ((folder / "coin").read_bytes(),))
+    yield Target("coin-encrypted", kept_file("coin", vault=vault), ((folder / "coin").read_bytes(),))
     decision = (folder / "decision.json").read_bytes()
-    yield Target("decision-encrypted", checkpoint("decision.json", vault=vault), (decision,))
+    yield Target("decision-encrypted", kept_file("decision.json", vault=vault), (decision,))
 
     def key(data: bytes) -> None:
         (scratch / "coin.key").write_bytes(data)
         coin_key(scratch)
 
     yield Target("coin-key", key, (bytes(32),))
+
+    def cosigned(data: bytes) -> None:
+        (scratch / "cosigned").write_bytes(data)
+        read_cosigned(scratch / "cosigned")
+
+    yield Target("cosigned", cosigned, (checkpoint.unverified(examples.cosigned_checkpoint()[0]).body(),))
     words = scratch / "share.words"
 
     def plain(data: bytes) -> None:

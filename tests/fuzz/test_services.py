@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from triskele.errors import REASONS
+from triskele.transparency.checkpoint import Checkpoint
 from triskele_proto.v1 import control_pb2, coordinator_pb2, info_pb2, party_pb2, peer_pb2
 from triskele_server.rpc.methods import ALL
 
@@ -33,6 +34,7 @@ def requests(made: Material) -> dict[str, list[bytes]]:
         "Coordinator/Enrol": [coordinator_pb2.EnrolRequest(**place)],
         "Coordinator/EnrolFor": [made.wish],
         "Coordinator/FetchResult": [coordinator_pb2.FetchResultRequest(**place)],
+        "Coordinator/FetchLog": [coordinator_pb2.FetchLogRequest(from_index=0, cosignatures=3)],
         "Info/Describe": [info_pb2.DescribeRequest()],
         "Party/UploadStatus": [party_pb2.UploadStatusRequest(**place, manifest_digest=made.submission.digest)],
         "Party/Upload": made.upload(),
@@ -48,6 +50,11 @@ def requests(made: Material) -> dict[str, list[bytes]]:
         "PartyControl/RunRound": [control_pb2.RunRoundRequest(**place, attempt=1)],
         "PartyControl/FetchOutput": [control_pb2.RoundRequest(**place)],
         "PartyControl/EndRound": [control_pb2.EndRoundRequest(**place, state="OPEN")],
+        "PartyControl/Cosign": [
+            control_pb2.CosignRequest(
+                checkpoint=Checkpoint("demo/rounds", 3, bytes(32)).body(), old_size=2, consistency=[bytes(32)] * 2
+            )
+        ],
         "Peer/Exchange": [
             peer_pb2.Frame(session=bytes(32), label="helo", last=True),
             peer_pb2.Frame(payload=b"\1" * 24),

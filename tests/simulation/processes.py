@@ -17,6 +17,7 @@ from triskele.ids import PARTIES, PartyIndex
 from triskele_proto.v1 import coordinator_pb2_grpc, peer_pb2_grpc
 from triskele_server.config import CoordinatorConfig, PartyConfig, ScheduledTask, party_identity
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.parties import Pace, Parties
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.process import terms_of
@@ -264,6 +265,7 @@ class Coordinator(Process):
         files, changes = ResultFiles(config.data / "results"), self.changes
         service = CoordinatorService(
             store=store,
+            log=Log(store, config.federation),
             files=files,
             changes=changes,
             served=frozenset((spec.digest,)),

@@ -14,6 +14,7 @@ from typing import Final
 from triskele.errors import NotFound, PartyFault
 
 HASH_BYTES: Final = 32
+MAX_PROOF: Final = 65  # hashes: of the largest tree whose size fits 64 bits, and one
 
 
 def leaf_hash(leaf: bytes) -> bytes:

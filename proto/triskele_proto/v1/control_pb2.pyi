@@ -104,3 +104,25 @@ class OutputChunk(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: _types_pb2.Chunk
     def __init__(self, chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...
+
+class CosignRequest(_message.Message):
+    __slots__ = ("checkpoint", "old_size", "consistency")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    OLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: bytes
+    old_size: int
+    consistency: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, checkpoint: _Optional[bytes] = ..., old_size: _Optional[int] = ..., consistency: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class CosignReply(_message.Message):
+    __slots__ = ("time", "signature", "old_size", "public_key")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    OLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    time: int
+    signature: bytes
+    old_size: int
+    public_key: bytes
+    def __init__(self, time: _Optional[int] = ..., signature: _Optional[bytes] = ..., old_size: _Optional[int] = ..., public_key: _Optional[bytes] = ...) -> None: ...

@@ -64,6 +64,11 @@ class PartyControlStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_control__pb2.EndRoundRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.FromString,
                 _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/triskele.v1.PartyControl/Cosign',
+                request_serializer=triskele__proto_dot_v1_dot_control__pb2.CosignRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_control__pb2.CosignReply.FromString,
+                _registered_method=True)
 
 
 class PartyControlServicer(object):
@@ -109,6 +114,13 @@ class PartyControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cosign(self, request, context):
+        """Cosigns the log's checkpoint, if it continues the last one that this party cosigned: docs/protocol.md, "Log".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartyControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +153,11 @@ def add_PartyControlServicer_to_server(servicer, server):
                     servicer.EndRound,
                     request_deserializer=triskele__proto_dot_v1_dot_control__pb2.EndRoundRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=triskele__proto_dot_v1_dot_control__pb2.CosignRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_control__pb2.CosignReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +322,33 @@ class PartyControl(object):
             '/triskele.v1.PartyControl/EndRound',
             triskele__proto_dot_v1_dot_control__pb2.EndRoundRequest.SerializeToString,
             triskele__proto_dot_v1_dot_control__pb2.RoundStatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triskele.v1.PartyControl/Cosign',
+            triskele__proto_dot_v1_dot_control__pb2.CosignRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_control__pb2.CosignReply.FromString,
             options,
             channel_credentials,
             insecure,

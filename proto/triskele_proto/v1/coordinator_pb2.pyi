@@ -142,3 +142,27 @@ class ResultChunk(_message.Message):
     header: ResultHeader
     chunk: _types_pb2.Chunk
     def __init__(self, header: _Optional[_Union[ResultHeader, _Mapping]] = ..., chunk: _Optional[_Union[_types_pb2.Chunk, _Mapping]] = ...) -> None: ...
+
+class FetchLogRequest(_message.Message):
+    __slots__ = ("from_index", "cosignatures")
+    FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COSIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    from_index: int
+    cosignatures: int
+    def __init__(self, from_index: _Optional[int] = ..., cosignatures: _Optional[int] = ...) -> None: ...
+
+class LogEntry(_message.Message):
+    __slots__ = ("index", "envelope")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    envelope: bytes
+    def __init__(self, index: _Optional[int] = ..., envelope: _Optional[bytes] = ...) -> None: ...
+
+class LogPiece(_message.Message):
+    __slots__ = ("entry", "checkpoint")
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    entry: LogEntry
+    checkpoint: bytes
+    def __init__(self, entry: _Optional[_Union[LogEntry, _Mapping]] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...

@@ -64,6 +64,11 @@ class CoordinatorStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.FromString,
                 _registered_method=True)
+        self.FetchLog = channel.unary_stream(
+                '/triskele.v1.Coordinator/FetchLog',
+                request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchLogRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.LogPiece.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer(object):
@@ -108,6 +113,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchLog(self, request, context):
+        """The log's entries up to its newest cosigned checkpoint, and at the end that checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +152,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.FetchResult,
                     request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.SerializeToString,
+            ),
+            'FetchLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchLog,
+                    request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchLogRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.LogPiece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +321,33 @@ class Coordinator(object):
             '/triskele.v1.Coordinator/FetchResult',
             triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.SerializeToString,
             triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triskele.v1.Coordinator/FetchLog',
+            triskele__proto_dot_v1_dot_coordinator__pb2.FetchLogRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_coordinator__pb2.LogPiece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -26,6 +27,7 @@ ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # parties kept falling silent in the 
 
 _REASONS_TOLD = 10  # of one silence; gRPC's words vary
 
+T = TypeVar("T")
 Answer = PartyStatus | TriskeleError
 _log = structlog.get_logger(__name__)
 
@@ -79,11 +81,11 @@ class Parties:
         self._silent: dict[PartyIndex, set[str]] = {}  # with the reasons that were logged
 
     async def ask(
-        self, call: Callable[[PartyLink], Awaitable[PartyStatus]], whom: Iterable[PartyIndex] = PARTIES
-    ) -> dict[PartyIndex, Answer]:
+        self, call: Callable[[PartyLink], Awaitable[T]], whom: Iterable[PartyIndex] = PARTIES
+    ) -> dict[PartyIndex, T | TriskeleError]:
         """What each of the parties `whom` answers, by party; errors of ours are answers too."""
 
-        async def answer(link: PartyLink) -> Answer:
+        async def answer(link: PartyLink) -> T | TriskeleError:
             try:
                 return await call(link)
             except TriskeleError as error:
@@ -100,7 +102,7 @@ class Parties:
         for link in self.links:
             await link.close()
 
-    def _note(self, party: PartyIndex, answer: Answer) -> None:
+    def _note(self, party: PartyIndex, answer: object) -> None:
         """Log when a party falls silent, when the reason is another, and when it is back; not every call in between."""
         metrics.PARTY_REACHABLE.labels(str(party)).set(not isinstance(answer, Unavailable))
         if isinstance(answer, Unavailable):
@@ -112,7 +114,7 @@ class Parties:
             _log.info("party_reachable", party=party)
 
 
-def silent_parties(answers: Mapping[PartyIndex, Answer]) -> set[PartyIndex]:
+def silent_parties(answers: Mapping[PartyIndex, object]) -> set[PartyIndex]:
     """Those that could not be reached."""
     return {p for p, answer in answers.items() if isinstance(answer, Unavailable)}
 

@@ -8,12 +8,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from triskele.errors import IncompatibleVersion, PartyFault, Unavailable, from_rpc_error
 from triskele.ids import ParticipantId, PartyIndex, RoundNumber, Slot
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
+from triskele.transparency.checkpoint import Checkpoint, Cosignature, check_cosignature
 from triskele_proto.v1 import control_pb2, control_pb2_grpc
 from triskele_server.coordinator.result_files import Piece
 from triskele_server.coordinator.rounds import MAX_REASON, Blame, Outcome, PartyStatus, Refusal, RoundId, Submission
@@ -83,6 +85,34 @@ class PartyLink:
             call = self._client().FetchOutput(_round_request(id_), timeout=self._limits.upload_seconds)
             async for message in call:
                 yield Piece(message.chunk.offset, message.chunk.data)
+
+    async def cosign(self, head: Checkpoint, old_size: int, growth: Callable[[int], Sequence[bytes]]) -> str:
+        """The party's cosignature of the log, as a line of the signed note. `old_size`: what it may have cosigned last.
+
+        `growth` proves that the log has grown from such a size to `head`. Raises Conflict if the party has cosigned
+        another log.
+        """
+        reply = await self._cosign(head, old_size, growth)
+        if not reply.signature and 1 <= reply.old_size <= head.size:
+            reply = await self._cosign(head, reply.old_size, growth)
+        try:
+            key = Ed25519PublicKey.from_public_bytes(reply.public_key)
+        except ValueError:
+            raise PartyFault(
+                f"party {self.index}: gave no cosignature, and no size to prove from", self.index
+            ) from None
+        federation = head.origin.removesuffix("/rounds")
+        return check_cosignature(head, Cosignature(reply.time, reply.signature), federation, self.index, (key,))
+
+    async def _cosign(
+        self, head: Checkpoint, old_size: int, growth: Callable[[int], Sequence[bytes]]
+    ) -> control_pb2.CosignReply:
+        request = control_pb2.CosignRequest(
+            checkpoint=head.body(), old_size=old_size, consistency=growth(old_size) if old_size else ()
+        )
+        async with self._typed_errors("Cosign"):
+            reply: control_pb2.CosignReply = await self._client().Cosign(request, timeout=self._limits.rpc_seconds)
+            return reply
 
     async def close(self) -> None:
         """Close the channel."""

@@ -20,6 +20,7 @@ from triskele_server import logs
 from triskele_server.config import CoordinatorConfig, ScheduledTask, load_tasks, party_identity
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.claim import Claim, claimed
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.parties import Pace, Parties
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
@@ -59,9 +60,10 @@ async def serve(config: CoordinatorConfig) -> None:
 
 
 async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], store: Store, claim: Claim) -> None:
-    files, changes = ResultFiles(config.data / "results"), RoundChanges()
+    files, changes, log = ResultFiles(config.data / "results"), RoundChanges(), Log(store, config.federation)
     service = CoordinatorService(
         store=store,
+        log=log,
         files=files,
         changes=changes,
         served=frozenset(task.spec.digest for task in tasks),

@@ -15,8 +15,10 @@ from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDigest
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.sharing import heavy_index
+from triskele.transparency.checkpoint import unverified
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, types_pb2
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId
 from triskele_server.coordinator.store import Store, StoredTask
@@ -61,6 +63,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self,
         *,
         store: Store,
+        log: Log,
         files: ResultFiles,
         changes: RoundChanges,
         served: frozenset[TaskDigest],
@@ -69,6 +72,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         check_wish: Callable[[EnrolmentWish], None] = refuse_wish,
     ) -> None:
         self._store = store
+        self._log = log
         self._files = files
         self._changes = changes
         self._served = served
@@ -176,6 +180,21 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         )
         async for piece in self._files.read(result.file, self._limits.chunk_bytes):
             yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
+
+    async def FetchLog(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.FetchLogRequest, context: Context
+    ) -> AsyncIterator[coordinator_pb2.LogPiece]:
+        """The log from an entry on, as far as enough parties have cosigned it, then their checkpoint."""
+        note = self._log.checkpoint(max(1, min(request.cosignatures, len(PARTIES))))
+        if note is None:
+            raise NotFound("the log has no entry yet that enough parties have cosigned: no round has ended")
+        size = unverified(note).size
+        if request.from_index > size:
+            raise NotFound(f"the log has {size} cosigned entries, numbered from 0: there is no {request.from_index}")
+        for entry in self._log.entries(request.from_index, size):
+            logged = coordinator_pb2.LogEntry(index=entry.index, envelope=entry.envelope)
+            yield coordinator_pb2.LogPiece(entry=logged)
+        yield coordinator_pb2.LogPiece(checkpoint=note)
 
     def _view(self, task: StoredTask, number: RoundNumber) -> coordinator_pb2.RoundView:
         """The round as it stands."""

@@ -31,7 +31,16 @@ from triskele_server.coordinator.rounds import (
     Submission,
     Terms,
 )
-from triskele_server.coordinator.tables import EnrolmentRow, OpeningRow, RefusalRow, ResultRow, RoundRow, TaskRow
+from triskele_server.coordinator.tables import (
+    CheckpointRow,
+    EnrolmentRow,
+    LogEntryRow,
+    OpeningRow,
+    RefusalRow,
+    ResultRow,
+    RoundRow,
+    TaskRow,
+)
 from triskele_server.round_state import RoundEvent, RoundState, advance, has_ended, steps
 
 
@@ -41,6 +50,17 @@ class StoredTask:
 
     spec: TaskSpec
     rounds: int
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry of the log: the certificate of a round in its envelope, and how many have signed that."""
+
+    index: int
+    id: RoundId
+    leaf: bytes  # RFC 9162 hash, 32 bytes
+    signatures: int
+    envelope: bytes
 
 
 def database_revision(url: str) -> tuple[str | None, str]:
@@ -261,6 +281,67 @@ class Store:
         with self._writing() as session:
             _locked(session, id_).closed = True
 
+    # The log: `coordinator.log` gives it its meaning
+
+    def log_leaves(self, first: int) -> list[bytes]:
+        """The leaf hashes of the log's entries from `first` on, in order."""
+        with self._reading() as session:
+            query = select(LogEntryRow.leaf).where(LogEntryRow.position >= first).order_by(LogEntryRow.position)
+            return list(session.scalars(query))
+
+    def log_entries(self, first: int, end: int) -> list[StoredEntry]:
+        """The entries from `first` to before `end`, in order."""
+        with self._reading() as session:
+            within = (LogEntryRow.position >= first, LogEntryRow.position < end)
+            return [
+                _entry(row)
+                for row in session.scalars(select(LogEntryRow).where(*within).order_by(LogEntryRow.position))
+            ]
+
+    def log_entry(self, id_: RoundId) -> StoredEntry | None:
+        """The entry of a round."""
+        with self._reading() as session:
+            row = session.scalar(_of_round(id_))
+            return None if row is None else _entry(row)
+
+    def put_log_entry(self, id_: RoundId, leaf: bytes, signatures: int, envelope: bytes) -> StoredEntry:
+        """The round's entry: at the log's end if it is new; one that is there takes a better signed envelope.
+
+        An entry whose leaf is another stays and is returned.
+        """
+        with self._writing() as session:
+            row = session.scalar(_of_round(id_).with_for_update())
+            if row is None:
+                last = session.scalar(select(func.max(LogEntryRow.position)))
+                position = 0 if last is None else last + 1
+                row = LogEntryRow(
+                    position=position,
+                    task=id_.task,
+                    round=id_.number,
+                    leaf=leaf,
+                    signatures=signatures,
+                    envelope=envelope,
+                )
+                session.add(row)
+            elif row.leaf == leaf and row.signatures < signatures:
+                row.signatures, row.envelope = signatures, envelope
+            return _entry(row)
+
+    def put_checkpoint(self, size: int, cosignatures: int, note: bytes) -> None:
+        """Remember a cosigned checkpoint; of the same size, the one with more cosignatures."""
+        with self._writing() as session:
+            row = session.get(CheckpointRow, size)
+            if row is None:
+                session.add(CheckpointRow(size=size, cosignatures=cosignatures, note=note))
+            elif row.cosignatures <= cosignatures:
+                row.cosignatures, row.note = cosignatures, note
+
+    def checkpoint(self, cosignatures: int = 0) -> bytes | None:
+        """The newest checkpoint with at least so many cosignatures."""
+        with self._reading() as session:
+            enough = select(CheckpointRow.note).where(CheckpointRow.cosignatures >= cosignatures)
+            return session.scalar(enough.order_by(CheckpointRow.size.desc()).limit(1))
+
 
 _GOING_ON = [s.value for s in RoundState if not has_ended(s)]
 
@@ -279,6 +360,15 @@ def _round(session: Session, id_: RoundId, *, lock: bool = False) -> RoundRow:
 
 def _id(row: RoundRow) -> RoundId:
     return RoundId(TaskDigest(row.task), RoundNumber(row.number))
+
+
+def _of_round(id_: RoundId) -> Select[LogEntryRow]:
+    return select(LogEntryRow).where(LogEntryRow.task == id_.task, LogEntryRow.round == id_.number)
+
+
+def _entry(row: LogEntryRow) -> StoredEntry:
+    id_ = RoundId(TaskDigest(row.task), RoundNumber(row.round))
+    return StoredEntry(row.position, id_, row.leaf, row.signatures, row.envelope)
 
 
 def _add_refusals(row: RoundRow, refused: Sequence[Refusal]) -> None:

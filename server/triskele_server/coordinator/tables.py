@@ -124,3 +124,27 @@ class ResultRow(_OfRound, Base):
     weight_total: Mapped[int] = mapped_column(BigInteger)
     coefficient_bits: Mapped[int]
     file: Mapped[str] = mapped_column(Text)
+
+
+class LogEntryRow(Base):
+    """One entry of the append-only log. It outlives what this database knows of its round: see coordinator/log.py."""
+
+    __tablename__ = "log_entries"
+    __table_args__ = (UniqueConstraint("task", "round"),)
+
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    task: Mapped[bytes] = mapped_column(LargeBinary(32))
+    round: Mapped[int] = mapped_column(BigInteger)
+    leaf: Mapped[bytes] = mapped_column(LargeBinary(32))  # RFC 9162 hash of the envelope's statement
+    signatures: Mapped[int]
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class CheckpointRow(Base):
+    """A checkpoint of the log that parties have cosigned: a signed note."""
+
+    __tablename__ = "checkpoints"
+
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    cosignatures: Mapped[int]
+    note: Mapped[bytes] = mapped_column(LargeBinary)

@@ -43,6 +43,12 @@ PARTY_REACHABLE: Final = Gauge(
     "1 if the party answered the last call of a task's runner, else 0",
     ["party"],
 )
+LOG_ENTRIES: Final = Gauge("triskele_coordinator_log_entries", "Certificates in the append-only log")
+LOG_COSIGNED: Final = Gauge(
+    "triskele_coordinator_log_cosigned_entries",
+    "Entries of the log that the party has cosigned, as far as this process has seen",
+    ["party"],
+)
 TASKS_RUNNING: Final = Gauge("triskele_coordinator_tasks_running", "Tasks that have rounds left to run")
 
 STAGES: Final = ("enrolled", "uploaded", "valid", "accepted")

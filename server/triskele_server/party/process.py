@@ -12,6 +12,7 @@ from functools import partial
 import grpc
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from triskele.errors import ConfigurationError
 from triskele.ids import PartyIndex
@@ -24,6 +25,7 @@ from triskele_server.config import PartyConfig, party_identity
 from triskele_server.hardening import harden
 from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.party.control import RoundControl
+from triskele_server.party.cosigner import Cosigner
 from triskele_server.party.disk_room import DiskRoom
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import RoundRunner
@@ -88,6 +90,8 @@ async def behind(
     runner: RoundRunner,
     now: Callable[[], datetime.datetime] = _now,
     dial: Callable[[PartyConfig], grpc.aio.Channel] | None = None,
+    *,
+    signing_key: Ed25519PrivateKey | None = None,
 ) -> AsyncIterator[None]:
     """Everything of a party but its sockets: recovered from its disk and added to `server`, which the caller starts.
 
@@ -118,7 +122,9 @@ async def behind(
         keys = MaskKeys(store, releases, config.index, config.policy)
         service = PartyService(intake, keys, _sealed(config, intake), relays.due)
         party_pb2_grpc.add_PartyServicer_to_server(service, server)
-        control_pb2_grpc.add_PartyControlServicer_to_server(PartyControlService(control, config.coordinator), server)
+        cosigner = None if signing_key is None else Cosigner(config.data, config.federation, signing_key)
+        driven = PartyControlService(control, config.coordinator, cosigner)
+        control_pb2_grpc.add_PartyControlServicer_to_server(driven, server)
         await relays.start()
         try:
             yield

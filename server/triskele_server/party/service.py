@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
+from triskele.errors import ConfigurationError, Conflict, Forbidden, InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.limits import DEFAULT_LIMITS
 from triskele.manifest import ManifestDigest
+from triskele.transparency.merkle import MAX_PROOF
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.metrics import party as metrics
 from triskele_server.party.control import RoundControl, RoundStatus
+from triskele_server.party.cosigner import Cosigner, OtherSize
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.mask_keys import MaskKeys
@@ -127,9 +129,11 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
 class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignore[misc]  # generated without types
     """What the coordinator asks; only the one that this party's configuration names."""
 
-    def __init__(self, control: RoundControl, coordinator: str) -> None:
+    def __init__(self, control: RoundControl, coordinator: str, cosigner: Cosigner | None = None) -> None:
+        """`cosigner` is absent where this party has no key to sign with."""
         self._control = control
         self._coordinator = coordinator
+        self._cosigner = cosigner
 
     async def OpenRound(  # noqa: N802  the proto's name
         self, request: control_pb2.OpenRoundRequest, context: Context
@@ -185,6 +189,20 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
         except ValueError as error:
             raise InvalidTask("end: not the name of a round's state") from error
         return _status(await self._control.end(_key(request), state))
+
+    async def Cosign(  # noqa: N802  the proto's name
+        self, request: control_pb2.CosignRequest, context: Context
+    ) -> control_pb2.CosignReply:
+        """Cosign the coordinator's log, if it has only grown."""
+        self._check_coordinator(context)
+        if self._cosigner is None:
+            raise ConfigurationError("this party cosigns no log: its configuration names no signing_key")
+        cosign, proof = self._cosigner.cosign, list(request.consistency[:MAX_PROOF])
+        answer = await asyncio.to_thread(cosign, request.checkpoint, request.old_size, proof)
+        if isinstance(answer, OtherSize):
+            return control_pb2.CosignReply(old_size=answer.size)
+        key = self._cosigner.public_key.public_bytes_raw()
+        return control_pb2.CosignReply(time=answer.time, signature=answer.signature, public_key=key)
 
     def _check_coordinator(self, context: Context) -> None:
         name = caller(context).name

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from triskele.errors import Forbidden, NotFound, WrongState
 from triskele.identity import Identity
@@ -23,12 +24,14 @@ from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, types_pb2
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.parties import Pace, Parties
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
 from triskele_server.coordinator.rounds import RoundId, RoundRecord, Submission, Terms
 from triskele_server.coordinator.runner import TaskRunner
 from triskele_server.coordinator.store import Store
+from triskele_server.party.cosigner import Cosigner, OtherSize
 from triskele_server.round_state import RoundState, advance, steps
 from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.server import bind, build_server
@@ -38,6 +41,7 @@ SPEC = TaskSpec("faces", 1000, 2.0, max_participants=3, min_accepted=2)
 TERMS = Terms(quorum=2, deadline_seconds=100.0, grace_seconds=10.0, min_accepted=2, max_participants=3)
 WORDS = np.arange(SPEC.dimension, dtype="<i8").tobytes()
 PACE = Pace(poll_seconds=0.002, slowest_poll_seconds=0.01, stall_seconds=30.0, pause_seconds=0.0)
+COSIGNING_KEYS = [Ed25519PrivateKey.from_private_bytes(bytes([p]) * 32) for p in PARTIES]
 STEP_SECONDS = 30  # no step of a test may take longer
 
 
@@ -76,6 +80,7 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
     rounds: dict[int, FakeRound] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)  # set by every call
+    cosigner: Cosigner | None = None
 
     async def OpenRound(self, request, context):  # noqa: N802
         self._note("open")
@@ -126,6 +131,15 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
         round_ = self._round(request.round)
         round_.ended_as, round_.state = request.state, RoundState(request.state)
         return self._reply(request.round)
+
+    async def Cosign(self, request, context):  # noqa: N802
+        self._note("cosign")
+        assert self.cosigner is not None
+        answer = self.cosigner.cosign(request.checkpoint, request.old_size, request.consistency)
+        if isinstance(answer, OtherSize):
+            return control_pb2.CosignReply(old_size=answer.size)
+        key = self.cosigner.public_key.public_bytes_raw()
+        return control_pb2.CosignReply(time=answer.time, signature=answer.signature, public_key=key)
 
     async def until_called(self, what: str, times: int = 1) -> None:
         """Until this party has been called that often in all."""
@@ -190,6 +204,10 @@ class Federation:
         self.servers = {}
         self.clock = Clock()
         self.store = Store(f"sqlite:///{data / 'coordinator.db'}")
+        self.log = Log(self.store, "demo")
+        for party in PARTIES:
+            (data / f"party-{party}").mkdir(exist_ok=True)
+            self.restart_cosigner(party)
         self.files = ResultFiles(data / "results")
         self.changes = RoundChanges()
         self.spec = SPEC  # of the task that tests speak of
@@ -202,6 +220,11 @@ class Federation:
         self.addresses[party] = f"127.0.0.1:{bind(server, self.addresses[party], tls)}"
         await server.start()
         self.servers[party] = server
+
+    def restart_cosigner(self, party: PartyIndex) -> None:
+        """As a party that starts reads its own disk."""
+        folder, key = self.data / f"party-{party}", COSIGNING_KEYS[party]
+        self.parties[party].cosigner = Cosigner(folder, "demo", key, self.clock)
 
     async def stop(self, party: int) -> None:
         await self.servers.pop(party).stop(None)

@@ -127,7 +127,7 @@ def test_every_revision_can_be_undone_and_done_again(url: str) -> None:
 def test_revision_below_the_first_would_lose_every_row_and_is_refused(url: str) -> None:
     with_a_round(url)
     with engine_of(url) as engine:
-        for revision in ("base", "-1", "0000", "0003"):
+        for revision in ("base", "-1", "0000", "0004"):
             with pytest.raises(ConfigurationError, match="cannot go back"):
                 migrations.go_back(engine, revision)
     assert still_has_the_round(url)
@@ -182,9 +182,9 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(url: str) -> None
     with_a_round(url)
     execute(url, "UPDATE alembic_version SET version_num = '9999'")
     for opening in (Store, database_revision):
-        with pytest.raises(ConfigurationError, match=r"'9999'.*newest.*0002.*newer version wrote it.*go back to 0002"):
+        with pytest.raises(ConfigurationError, match=r"'9999'.*newest.*0003.*newer version wrote it.*go back to 0003"):
             opening(url)
-    execute(url, "UPDATE alembic_version SET version_num = '0002'")
+    execute(url, "UPDATE alembic_version SET version_num = '0003'")
     assert still_has_the_round(url)
 
 
@@ -249,7 +249,7 @@ def test_operator_sees_the_revision_and_goes_back(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "another coordinator uses this database" in refused.stderr
     gone_back = CliRunner().invoke(app, ["back", "0001", *config])
-    assert json.loads(gone_back.output.splitlines()[-1]) == {"before": "0002", "revision": "0001"}
+    assert json.loads(gone_back.output.splitlines()[-1]) == {"before": migrations.head(), "revision": "0001"}
     shown = CliRunner().invoke(app, ["show", *config])
     assert json.loads(shown.output) == {"revision": "0001", "known": list(migrations.revisions())}
     with closing(sqlite3.connect(data / "coordinator.db")) as connection:

@@ -75,6 +75,7 @@ async def serving(it: Federation, *, serves: bool = True) -> AsyncIterator[Serve
     server = build_server(tls, "demo")
     service = CoordinatorService(
         store=it.store,
+        log=it.log,
         files=it.files,
         changes=it.changes,
         served=frozenset([TASK] if serves else []),

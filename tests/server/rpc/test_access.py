@@ -35,6 +35,7 @@ EXPECTED = {
     ("participant", "/triskele.v1.Coordinator/ListRounds"),
     ("participant", "/triskele.v1.Coordinator/Enrol"),
     ("participant", "/triskele.v1.Coordinator/FetchResult"),
+    ("participant", "/triskele.v1.Coordinator/FetchLog"),
     ("participant", "/triskele.v1.Party/UploadStatus"),
     ("participant", "/triskele.v1.Party/Upload"),
     ("participant", "/triskele.v1.Party/FetchMaskKeys"),
@@ -44,21 +45,25 @@ EXPECTED = {
     ("coordinator", "/triskele.v1.PartyControl/RunRound"),
     ("coordinator", "/triskele.v1.PartyControl/FetchOutput"),
     ("coordinator", "/triskele.v1.PartyControl/EndRound"),
+    ("coordinator", "/triskele.v1.PartyControl/Cosign"),
     ("party", "/triskele.v1.Peer/Exchange"),
     ("party", "/triskele.v1.Party/Relay"),
     ("party", "/triskele.v1.Party/RelayStatus"),
     ("operator", "/triskele.v1.Coordinator/ListTasks"),
     ("operator", "/triskele.v1.Coordinator/WatchRounds"),
     ("operator", "/triskele.v1.Coordinator/ListRounds"),
+    ("operator", "/triskele.v1.Coordinator/FetchLog"),
     ("reader", "/triskele.v1.Coordinator/ListTasks"),
     ("reader", "/triskele.v1.Coordinator/WatchRounds"),
     ("reader", "/triskele.v1.Coordinator/ListRounds"),
     ("reader", "/triskele.v1.Coordinator/FetchResult"),
+    ("reader", "/triskele.v1.Coordinator/FetchLog"),
     ("reader", "/triskele.v1.Party/FetchMaskKeys"),
     ("forwarder", "/triskele.v1.Coordinator/ListTasks"),
     ("forwarder", "/triskele.v1.Coordinator/WatchRounds"),
     ("forwarder", "/triskele.v1.Coordinator/ListRounds"),
     ("forwarder", "/triskele.v1.Coordinator/FetchResult"),
+    ("forwarder", "/triskele.v1.Coordinator/FetchLog"),
     ("forwarder", "/triskele.v1.Coordinator/EnrolFor"),
     ("forwarder", "/triskele.v1.Party/UploadSealed"),
     *((role, "/triskele.v1.Info/Describe") for role in ROLES),
@@ -139,7 +144,7 @@ def test_each_role_may_call_what_the_table_says_and_nothing_else(matrix, role, n
 
 def test_the_expected_table_names_only_methods_that_exist():
     assert {name for _, name in EXPECTED} <= set(METHODS)
-    assert len(METHODS) == 20
+    assert len(METHODS) == 22
 
 
 MINUTE = datetime.timedelta(minutes=1)
