@@ -301,7 +301,7 @@ class Store:
     def log_entry(self, id_: RoundId) -> StoredEntry | None:
         """The entry of a round."""
         with self._reading() as session:
-            row = session.scalar(_of_round(id_))
+            row = session.scalar(_entry_of(id_))
             return None if row is None else _entry(row)
 
     def put_log_entry(self, id_: RoundId, leaf: bytes, signatures: int, envelope: bytes) -> StoredEntry:
@@ -310,7 +310,7 @@ class Store:
         An entry whose leaf is another stays and is returned.
         """
         with self._writing() as session:
-            row = session.scalar(_of_round(id_).with_for_update())
+            row = session.scalar(_entry_of(id_).with_for_update())
             if row is None:
                 last = session.scalar(select(func.max(LogEntryRow.position)))
                 position = 0 if last is None else last + 1
@@ -362,7 +362,7 @@ def _id(row: RoundRow) -> RoundId:
     return RoundId(TaskDigest(row.task), RoundNumber(row.number))
 
 
-def _of_round(id_: RoundId) -> Select[LogEntryRow]:
+def _entry_of(id_: RoundId) -> Select[LogEntryRow]:
     return select(LogEntryRow).where(LogEntryRow.task == id_.task, LogEntryRow.round == id_.number)
 
 
