@@ -19,27 +19,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import structlog
 
-from triskele.ids import PARTIES
+from triskele.ids import PARTIES, held_shares
+from triskele.submission import Submission
 from triskele.task import TaskSpec
+from triskele_server import at_rest
 from triskele_server.config import Schedule, ScheduledTask, load_coordinator, load_party
 from triskele_server.coordinator.rounds import RoundRecord
+from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.provision import Provisioned
 from triskele_server.round_state import RoundState
 
 from .disk import let_go, watched_disk
-from .network import Network
+from .network import Link, Network
 from .openings import Openings
 from .operations import (
     Crash,
     DiskFull,
     Hostile,
     Lose,
+    LoseRelay,
     Operation,
     Part,
+    RepeatRelay,
     Replay,
     Setup,
     Skew,
@@ -50,7 +56,7 @@ from .operations import (
     Upload,
     WorkerCrash,
 )
-from .participants import Addresses, Member
+from .participants import LIMITS, Addresses, Member
 from .processes import Coordinator, Party, Process
 from .virtual_time import Incarnation, Killed, VirtualTimeLoop
 
@@ -200,6 +206,10 @@ class Federation:
                 self.network.link(source, target).lose_requests += count
             case Lose(source, target, _, count):
                 self.network.link(source, target).lose_responses += count
+            case LoseRelay(party, what, count):
+                self._relays_of(party).lose_relays += [what] * count
+            case RepeatRelay(party, lag):
+                self._relays_of(party).repeat_relays.append(lag)
             case Part(one, other, seconds):
                 self.network.part(one, other)
                 self.network.later(seconds, self._mend, one, other)
@@ -272,9 +282,21 @@ class Federation:
         return max(self.seen, default=1)
 
     def _take_part(self, member: Member, number: int) -> None:
-        member.start(member.take_part, self.spec, number, self.loop.time)
+        member.start(member.take_part, self.spec, number, self.loop.time, self._held)
+
+    def _held(self, submission: Submission) -> list[bytes | None]:
+        """The heavy share as its two holders have it on their disks; None where it is not, or not any more."""
+        manifest = submission.manifest
+        key = RoundKey(manifest.task, manifest.round)
+        holders = [p for p in PARTIES if manifest.heavy in held_shares(p)]
+        files = [ShareFiles(self.parties[p].config.data) for p in holders]
+        paths = [f.share(key, manifest.participant, manifest.heavy, seed=False) for f in files]
+        return [path.read_bytes() if path.exists() else None for path in paths]
 
     # ---- faults ----------------------------------------------------------------------------------------------------
+
+    def _relays_of(self, party: int) -> Link:
+        return self.network.link(f"party-{party}", f"party-{(party + 2) % 3}")
 
     def _crash(self, process: Process, down: float) -> None:
         process.kill()
@@ -315,7 +337,8 @@ class Federation:
         collecting = gc.isenabled()
         gc.disable()  # a collection in between would unwind what was killed
         try:
-            with watched_disk(self._on_write), self.openings.watching():
+            small = mock.patch.object(at_rest, "DEFAULT_LIMITS", LIMITS)  # a relay has several chunks too
+            with small, watched_disk(self._on_write), self.openings.watching():
                 yield
         finally:
             structlog.configure(**before)

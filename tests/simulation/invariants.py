@@ -15,13 +15,15 @@ from triskele_server.party.filter import declared_openings
 from triskele_server.round_state import RoundState, progress
 
 from .openings import AGREED
-from .operations import HARMLESS
+from .operations import HARMLESS, LoseRelay
 
 if TYPE_CHECKING:
     from .federation import Federation
 
 ONE = 1 << 20  # a clip norm in words
 TOLERANCE = 1e-3  # of a rule that rounds inside MPC, in clip norms
+RELAY_LOSSES = 6  # that a relay outlasts before its participant loses patience and sends the words itself
+RELAY_SECONDS = 15.0  # that it takes then
 POLL_SECONDS = 12.0  # within which an upload that all parties have confirmed is known to the coordinator
 
 
@@ -77,6 +79,7 @@ def check(federation: Federation) -> None:
             if record.blame.reason == INTERNAL_ERROR:
                 assert federation.disk_was_full, f"round {number} broke: {record.blame}, {federation.logged.errors}"
         _check_nothing_was_lost(federation, record, round_.sealed_at)
+        _check_relays(federation, record, round_.sealed_at)
     assert not federation.left_behind, f"files of ended rounds were kept: {federation.left_behind}"
     if not federation.disk_was_full:
         assert not federation.logged.errors, federation.logged.errors
@@ -168,6 +171,26 @@ def _check_nothing_was_lost(federation: Federation, record: RoundRecord, sealed_
             assert record.state is RoundState.RELEASED, f"nothing was wrong, but {record.blame}"
         if len(in_time) >= federation.setup.min_accepted and not federation.hostile:
             assert record.state is not RoundState.EXPIRED, "enough were there in time"
+
+
+def _check_relays(federation: Federation, record: RoundRecord, sealed_at: float | None) -> None:
+    """A relay that is lost or comes twice leaves the right words, and costs nobody its place or a second upload."""
+    number, sealed = record.id.number, {s.manifest for s in record.sealed}
+    wrong = [what for member in federation.members for what in member.confirmed_wrongly]
+    assert not wrong, wrong
+    losses = sum(operation.count for operation in federation.operations if isinstance(operation, LoseRelay))
+    only_relays = all(isinstance(operation, HARMLESS) for operation in federation.operations) and not federation.hostile
+    if not only_relays or losses > RELAY_LOSSES:
+        return
+    for member in federation.members:
+        for (round_, manifest), times in member.began.items():
+            if round_ != number or len(times) > 1:  # it broke its own first upload off
+                continue
+            name = f"{member.id} in round {number}"
+            if (number, manifest) in member.confirmed:
+                assert (number, manifest) not in member.sent_twice, f"{name} sent its words twice"
+            if sealed and sealed_at is not None and times[0] + RELAY_SECONDS + POLL_SECONDS < sealed_at:
+                assert manifest in sealed, f"{name} was there in time and is not in it"
 
 
 def _fetch(federation: Federation, member: Any, number: int) -> tuple[bytes, np.ndarray]:

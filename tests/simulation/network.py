@@ -28,6 +28,9 @@ _END = object()
 
 
 FrameFault = Literal["duplicate", "swap", "reset"]
+RelayLoss = Literal["request", "middle", "response"]
+_RELAY = "/triskele.v1.Party/Relay"
+_MIDDLE = 2  # messages of a relay that arrive before its middle
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Link:
     lose_requests: int = 0
     lose_responses: int = 0
     frame_faults: list[tuple[int, FrameFault]] = field(default_factory=list)  # after so many frames, once
+    lose_relays: list[RelayLoss] = field(default_factory=list)  # the next ones, in this order
+    repeat_relays: list[float] = field(default_factory=list)  # the next ones, after so many seconds
 
     def fault_of_next_frame(self) -> FrameFault | None:
         """What happens to the frame that is sent now."""
@@ -241,7 +246,11 @@ class Call:
         self._handling: asyncio.Task[Any] | None = None
         self._sending: asyncio.Task[Any] | None = None
         self.over = False
+        self.cancelled = False  # by the caller itself
         self._silent = False  # nothing of the answer gets through
+        self._messages_left: int | None = None  # until the connection breaks
+        self._sent: list[bytes] = []  # of a relay
+        self._all_sent = False
         self._network.begin(self)
         self._until = None if deadline is None else asyncio.get_running_loop().time() + deadline
         if deadline is not None:
@@ -270,6 +279,15 @@ class Call:
         if link.lose_responses > 0:
             link.lose_responses -= 1
             self._silent = True
+        if self._method == _RELAY:
+            if link.repeat_relays:
+                self._network.later(link.repeat_relays.pop(0), self._repeat)
+            loss = link.lose_relays.pop(0) if link.lose_relays else None
+            if loss == "request":
+                self._network.later(self._network.delay(), self.break_off, "connection reset")
+                return
+            self._silent = self._silent or loss == "response"
+            self._messages_left = _MIDDLE if loss == "middle" else None
         self.server_life = server.life
         self._handling = task_of(server.life, self._handle(server))
 
@@ -328,12 +346,32 @@ class Call:
     def send(self, message: bytes) -> None:
         """One message of the caller."""
         if not (self.over or self._cut()):
+            if self._method == _RELAY:
+                self._sent.append(message)
             self._pass(message, self.source, self.server_life, self.requests)
+            if self._messages_left is not None:
+                self._messages_left -= 1
+                if self._messages_left == 0:
+                    self._network.later(DELAY_SECONDS[1], self.break_off, "connection reset")
 
     def send_end(self) -> None:
         """The caller has sent everything."""
         if not self.over:
+            self._all_sent = True
             self.requests.send(_END)
+
+    def _repeat(self) -> None:
+        """What has been sent so far, once more in a call of its own, which nobody waits for."""
+        channel = Channel(
+            self._network, self.target_host, self._address, self._identity, Incarnation(self.source.host, 0)
+        )
+        again = Call(channel, self._method, deadline=BREAK_SECONDS, wait_for_ready=False)
+        for message in self._sent:
+            again.send(message)
+        if self._all_sent:
+            again.send_end()
+        else:
+            self._network.later(DELAY_SECONDS[1], again.break_off, "connection reset")
 
     def send_from(
         self, messages: Any, serialize: Callable[[Any], bytes], change: Callable[[Call, bytes], None]
@@ -352,7 +390,8 @@ class Call:
         self._fail(grpc.StatusCode.UNAVAILABLE, why)
 
     def cancel(self) -> None:
-        """The caller has gone."""
+        """The caller has gone, or closed its channel."""
+        self.cancelled = not self.over
         self._fail(grpc.StatusCode.CANCELLED, "cancelled")
 
     def _fail(self, code: grpc.StatusCode, details: str) -> None:
@@ -436,6 +475,10 @@ async def _single(call: Call, deserialize: Callable[[bytes], Any]) -> Any:
             return deserialize(message)
     except asyncio.CancelledError:
         call.cancel()
+        raise
+    except grpc.RpcError:
+        if call.cancelled:  # by whoever closed the channel: grpc.aio tells it as if the task had been cancelled
+            raise asyncio.CancelledError from None
         raise
     raise _error(grpc.StatusCode.INTERNAL, "no answer")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
-from .network import FrameFault
+from .network import FrameFault, RelayLoss
 from .participants import Hostility
 
 MEMBERS = 5
@@ -100,6 +100,29 @@ class Lose:
 
 
 @dataclass(frozen=True)
+class LoseRelay:
+    """The next `count` relays of a party get lost, or all but their first messages, or the answers to them.
+
+    Of such a party's other calls nothing is lost: what is due is known to both.
+    """
+
+    party: int
+    what: RelayLoss
+    count: int
+
+
+@dataclass(frozen=True)
+class RepeatRelay:
+    """What a party brings next arrives once more, byte for byte, as far as it has been sent `lag` seconds later.
+
+    The copy comes while the first one is still under way, or when the round is long over, and outlives its sender.
+    """
+
+    party: int
+    lag: float
+
+
+@dataclass(frozen=True)
 class Part:
     """Two hosts cannot reach each other for a while."""
 
@@ -145,6 +168,8 @@ Operation = (
     | Crash
     | WorkerCrash
     | Lose
+    | LoseRelay
+    | RepeatRelay
     | Part
     | SpoilFrame
     | Skew
@@ -158,6 +183,8 @@ HARMLESS = (
     Tick,
     UntilSealed,
     UntilEnded,
+    LoseRelay,
+    RepeatRelay,
 )  # a round must come to its release in spite of these
 
 _members = st.integers(0, MEMBERS - 1)
@@ -199,6 +226,8 @@ _operations: list[st.SearchStrategy[Operation]] = [
     *[st.builds(WorkerCrash, _party, _frames)] * 2,
     st.builds(Lose, st.just("coordinator"), _parties, st.sampled_from(["request", "response"]), st.integers(1, 4)),
     st.builds(Lose, _names, _servers, st.sampled_from(["request", "response"]), st.integers(1, 3)),
+    st.builds(LoseRelay, _party, st.sampled_from(["request", "middle", "response"]), st.integers(1, 4)),
+    st.builds(RepeatRelay, _party, st.sampled_from([0.001, 0.003, 0.006, 0.01, 0.1, 6.0, 60.0])),
     st.builds(Part, _servers, _servers, st.sampled_from([2.0, 20.0, 120.0])).filter(lambda p: p.one != p.other),
     st.builds(Part, _names, _servers, st.sampled_from([2.0, 40.0])),
     st.builds(SpoilFrame, _party, _party, _frames, st.sampled_from(["duplicate", "swap", "reset"])).filter(

@@ -76,7 +76,10 @@ class Member:
         certificate = x509.load_pem_x509_certificate((folder / "signing.crt").read_bytes())
         self._credentials: dict[str, Any] = {"key": key, "certificate": certificate}
         self.sent: dict[ManifestDigest, Sent] = {}
+        self.began: dict[tuple[int, ManifestDigest], list[float]] = defaultdict(list)  # when it was enrolled
         self.confirmed: dict[tuple[int, ManifestDigest], float] = {}  # when all three parties had confirmed
+        self.confirmed_wrongly: list[str] = []
+        self.sent_twice: set[tuple[int, ManifestDigest]] = set()  # words that were to be relayed
         self.last: Submission | None = None
 
     def start(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -85,12 +88,17 @@ class Member:
 
     # ---- all of these block --------------------------------------------------------------------------------------
 
-    def take_part(self, spec: TaskSpec, number: int, now: Callable[[], float]) -> None:
-        """Enrol and upload as the client does, retries and all."""
+    def take_part(
+        self, spec: TaskSpec, number: int, now: Callable[[], float], held: Callable[[Submission], list[bytes | None]]
+    ) -> None:
+        """Enrol and upload as the client does, retries and all; `held` looks at the disks of its words' holders."""
         submission = self._submission(spec, number, self._enrol(spec, number), self.vector)
         self.last = submission
+        self.began[number, submission.digest].append(now())
         self._upload(submission)
         self.confirmed.setdefault((number, submission.digest), now())
+        if any(words not in (None, submission.heavy_share) for words in held(submission)):
+            self.confirmed_wrongly.append(f"round {number}: a holder has other words of {self.id} than were sent")
 
     def be_hostile(self, kind: Hostility, spec: TaskSpec, number: int, others: Sequence[Member]) -> None:
         """Send what no honest client would."""
@@ -183,13 +191,19 @@ class Member:
     def _to_party(self, party: PartyIndex, submission: Submission, relayed: RelayedUpload | None = None) -> None:
         client = self._party_client(party)
         stop = threading.Event()
+        manifest = submission.manifest
+
+        def progress(reached: UploadProgress) -> None:
+            if relayed is not None and manifest.heavy == held_shares(party)[1] and not reached.complete:
+                self.sent_twice.add((manifest.round, submission.digest))
+
         one = _PartyUpload(
             submission,
             party,
             client,
             limits=LIMITS,
             retries=RETRIES,
-            progress=_ignored,
+            progress=progress,
             stop=stop,
             relayed=relayed,
         )
@@ -246,10 +260,6 @@ def _spoilt(requests: list[Any], kind: Hostility) -> list[Any]:
             return requests
         case _:  # chunks twice, in another order, beyond the end
             return [*requests, *requests[1:][::-1], *requests]
-
-
-def _ignored(_: UploadProgress) -> None:
-    """Nobody watches the progress."""
 
 
 def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from triskele.errors import Busy
 from triskele.ids import PARTIES
 from triskele_server.coordinator import runner
 from triskele_server.coordinator.store import Store
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.session import Session, Shares
+from triskele_server.party import relay
 from triskele_server.party import round as round_page
 from triskele_server.party.checkpoint import FileCheckpoints
 from triskele_server.party.control import RoundControl
@@ -22,7 +24,7 @@ from triskele_server.party.intake import Intake
 from triskele_server.party.share_files import ShareFiles
 
 from .federation import play
-from .operations import Hostile, Operation, Replay, Setup, Tick, UntilEnded, Upload, WorkerCrash
+from .operations import Hostile, LoseRelay, Operation, Replay, Setup, Tick, UntilEnded, Upload, WorkerCrash
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -123,7 +125,12 @@ def a_result_is_replaced_later(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "result", replaced)
 
 
+def a_lost_relay_is_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(relay, "_AGAIN", Busy)
+
+
 FOUR = Setup(eager=4, quorum=4)
+EVERYBODY = tuple(Upload(member) for member in (0, 1, 2, 4))  # who have their shares relayed
 PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
     (a_replayed_upload_counts_twice, FOUR, [Replay(1)], "is not"),
     (the_validity_check_is_left_out, Setup(eager=3), [Hostile(4, "too_long"), UntilEnded()], "refused"),
@@ -134,6 +141,12 @@ PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
     (shares_of_ended_rounds_stay, FOUR, [], "were kept"),
     (a_confirmed_upload_is_forgotten, replace(FOUR, quorum=5), [UntilEnded()], "are not in round"),
     (a_result_is_replaced_later, FOUR, [UntilEnded(), Tick(30.0), Upload(1)], "released twice|is not"),
+    (
+        a_lost_relay_is_given_up,
+        Setup(eager=0, quorum=4),
+        [LoseRelay(0, "middle", 1), *EVERYBODY, UntilEnded()],
+        "words twice",
+    ),
 ]
 
 

@@ -13,6 +13,9 @@ from triskele_server.config import load_party
 from triskele_server.party import worker as worker_module
 from triskele_server.party.worker import MpcWorker
 
+from .federation import play
+from .operations import LoseRelay, RepeatRelay, Setup, Tick, UntilEnded, UntilSealed, Upload
+
 
 class _Worker(MpcWorker):
     """Its process cannot be started the first few times."""
@@ -65,3 +68,16 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again_later(made, monkey
         assert worker._pipe is not None
 
     asyncio.run(body())
+
+
+def test_a_relay_that_is_lost_beside_another_one_ends_neither_for_good(made):
+    # two relays of party 0 shared a connection: the first failure closed it under the second, whose worker ended
+    play(
+        made, Setup(eager=5, quorum=5, rounds=2), [UntilSealed(), LoseRelay(0, "request", 1), UntilEnded(), Tick(30.0)]
+    )
+
+
+def test_a_relay_that_comes_twice_costs_nobody_a_second_upload(made):
+    # the second stream took the first one over, which its sender took for a refusal
+    everybody = [Upload(member) for member in (0, 1, 2, 4)]
+    play(made, Setup(eager=0, quorum=4, rounds=1), [RepeatRelay(0, 0.003), *everybody, UntilEnded()])

@@ -181,7 +181,7 @@ class Intake:
             raise InvalidUpload(f"relay: the salt has {len(salt)} bytes, not {SALT_BYTES}")
         place = self._place(key, manifest.participant) if is_open else _Place()
         with place.lock:
-            place.take_relay_over(_TAKEN_OVER)
+            place.take_relay_over(_BROUGHT_AGAIN)
             upload = self._reserve(key, manifest, relayed=True)
             if not (upload.complete or upload.relayed):
                 raise WrongState(str(_SENT_DIRECTLY))  # a new one: an exception raised twice collects tracebacks
@@ -269,7 +269,7 @@ class Intake:
         for place in places:
             with place.lock:
                 place.take_over(_TAKEN_OVER)
-                place.take_relay_over(_TAKEN_OVER)
+                place.take_relay_over(_BROUGHT_AGAIN)
 
     def _session(
         self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare], place: _Place, relay: bytes
@@ -328,3 +328,5 @@ def _seeds(manifest: Manifest, shares: Sequence[ReceivedShare]) -> dict[ShareInd
 
 _SENT_DIRECTLY = WrongState("relay: the participant sends the words itself")
 _TAKEN_OVER = metrics.TakenOver("this stream was taken over by a later call of the same participant: go on there")
+# Not for ever, as a refusal is: the party that brings the words asks once more where to go on.
+_BROUGHT_AGAIN = Unavailable("this relay was broken off here, by this party's end or a later one of the same words")
