@@ -38,7 +38,16 @@ def build_server(tls: TlsFiles, federation: str, limits: ServerLimits = DEFAULT_
     Add servicers, `bind`, then start. Raises ConfigurationError if a TLS file cannot be used.
     """
     tls.server_credentials()  # a file that cannot be read is told before anything listens
-    options = [
+    return grpc.aio.server(
+        interceptors=interceptors(federation, DenyList(tls.denied), limits),
+        options=server_options(limits),
+        maximum_concurrent_rpcs=limits.concurrent_rpcs,
+    )
+
+
+def server_options(limits: ServerLimits) -> list[tuple[str, int]]:
+    """What gRPC itself limits. It ignores an option that it does not know: a test compares the names with its own."""
+    return [
         *message_options(),
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it silently
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
@@ -47,13 +56,8 @@ def build_server(tls: TlsFiles, federation: str, limits: ServerLimits = DEFAULT_
         ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_connection_seconds)),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(limits.ping_seconds)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(limits.ping_seconds)),
     ]
-    return grpc.aio.server(
-        interceptors=interceptors(federation, DenyList(tls.denied), limits),
-        options=options,
-        maximum_concurrent_rpcs=limits.concurrent_rpcs,
-    )
 
 
 def interceptors(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
+from grpc._cython import cygrpc  # where gRPC's core is
 
 from triskele.connection import channel_options
 from triskele.errors import Busy, InvalidUpload, TimedOut, from_rpc_error
@@ -15,9 +17,10 @@ from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
+from triskele_server.rpc import health
 from triskele_server.rpc.channel import KEEPALIVE_MILLISECONDS, open_channel
 from triskele_server.rpc.quotas import Quotas
-from triskele_server.rpc.server import bind, build_server
+from triskele_server.rpc.server import bind, build_server, server_options
 
 FEDERATION = "bank.example"
 SERVER = Identity(FEDERATION, "coordinator", "main")
@@ -263,6 +266,32 @@ def test_compressed_message_is_refused_before_it_is_inflated(members):
 def test_our_own_clients_ping_less_often_than_servers_allow():
     theirs = dict(channel_options(SERVER, DEFAULT_LIMITS))["grpc.keepalive_time_ms"]
     assert DEFAULT_SERVER_LIMITS.ping_seconds * 1000 < min(theirs, KEEPALIVE_MILLISECONDS)
+
+
+def test_stream_on_which_nothing_happens_outlives_its_clients_pings(members):
+    async def scenario():
+        async with serving(members, ping_seconds=0.02) as (_, _member, port):
+            tls = members.tls("participant", "p00")
+            options = [
+                ("grpc.ssl_target_name_override", SERVER.host),
+                ("grpc.keepalive_time_ms", 50),  # gRPC sends one a second at most
+                ("grpc.http2.max_pings_without_data", 0),  # else gRPC sends the third of them a minute later
+            ]
+            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", tls.channel_credentials(), options) as channel:
+                watch = coordinator_pb2_grpc.CoordinatorStub(channel).WatchRounds(
+                    coordinator_pb2.WatchRoundsRequest(), timeout=20
+                )
+                await watch.read()
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(watch.read(), 6.0)  # gRPC breaks it off at the fourth ping or so
+
+    asyncio.run(scenario())
+
+
+def test_grpc_knows_every_option_that_it_is_given():
+    known = Path(cygrpc.__file__).read_bytes()
+    given = [*server_options(DEFAULT_SERVER_LIMITS), *channel_options(SERVER, DEFAULT_LIMITS), *health._OPTIONS]
+    assert {name for name, _ in given if name.encode() not in known} == set()
 
 
 def test_clients_take_a_full_server_as_a_reason_to_try_again_and_a_message_too_large_not():
