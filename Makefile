@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHONS ?= 3.12 3.13
 CLIENT_ALONE := --ignore tests/client/with_server --ignore tests/client/test_torch.py
 
-.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness privacy-evidence lock image-steps operations fuzz
+.PHONY: setup demo bench test check format lint types nightly proto clean docs docs-serve flower nvflare dist examples pythons robustness privacy-evidence lock image-steps operations screenshot fuzz
 
 setup: $(STAMP)
 
@@ -130,6 +130,11 @@ image-steps: setup
 # Every command of docs/operations.md in a fresh clone, which installs everything itself: some minutes.
 operations: setup
 	$(BIN)/python -m pytest -m own_environment tests/deploy/test_operations_page.py $(ARGS)
+
+# docs/images/console.png: the console page of a live federation and a real Prometheus in Chromium. Look at it before you commit.
+screenshot: setup
+	$(BIN)/python -m pytest -m "own_environment or not own_environment" tests/deploy/test_prometheus.py
+	cp build/console.png docs/images/console.png
 
 clean:
 	rm -rf $(VENV) .venv-* build dist

@@ -6,7 +6,10 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import signal
+import struct
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from monitoring_files import alerts, queries, selectors
+from monitoring_files import ROOT, alerts, queries, selectors
 from observed_federation import Prometheus, wait_until
 
 from triskele import Participant
@@ -192,3 +195,21 @@ def test_the_console_page_shows_members_rounds_and_alerts(observed: Observed) ->
     assert f"not accepted in the last round of {TASK}" in page
     assert "failed_validity_check" in page
     assert "<script" not in page
+
+
+@pytest.mark.own_environment
+def test_a_browser_draws_the_console_page(observed: Observed) -> None:
+    """`make screenshot`: the picture stays in build/console.png; docs/images/console.png is one of these."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser here: apt-get install chromium")
+    picture = ROOT / "build" / "console.png"
+    picture.parent.mkdir(exist_ok=True)
+    picture.unlink(missing_ok=True)
+    options = ["--headless", "--disable-gpu", "--hide-scrollbars", "--window-size=1180,1190", f"--screenshot={picture}"]
+    options += ["--no-sandbox"] if os.geteuid() == 0 else []
+    address = f"{observed.prometheus.url}/consoles/federation.html"
+    subprocess.run([browser, *options, address], check=True, capture_output=True, timeout=60)
+    content = picture.read_bytes()
+    assert struct.unpack(">II", content[16:24]) == (1180, 1190)
+    assert len(content) > 30_000  # an empty page has a tenth of it

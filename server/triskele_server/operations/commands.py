@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 from pathlib import Path
 from typing import Annotated
@@ -65,14 +67,15 @@ def run_status(config: OperatorFile, as_json: AsJson = False) -> None:
     """Show the federation: servers, versions, clocks, tasks and their rounds. Exit 4 if a server does not answer."""
     from rich.console import Console  # noqa: PLC0415  keeps `triskele --help` fast
 
-    from triskele_server.operations.status import Observer, shown  # noqa: PLC0415  the same
+    from triskele_server.operations.status import Observer  # noqa: PLC0415  the same
+    from triskele_server.operations.status_screen import shown  # noqa: PLC0415  the same
 
     with Observer(config) as observer:
         status = observer.look()
     if as_json:
         typer.echo(json.dumps(status.to_json(), indent=2))
     else:
-        Console().print(shown(status))
+        Console(highlight=False).print(shown(status, datetime.datetime.now(datetime.UTC)))
     if not status.well:
         raise typer.Exit(4)
 
@@ -86,13 +89,20 @@ def run_top(
     import itertools  # noqa: PLC0415  keeps `triskele --help` fast
     import time  # noqa: PLC0415  the same
 
+    from rich.console import Console  # noqa: PLC0415  the same
     from rich.live import Live  # noqa: PLC0415  the same
 
-    from triskele_server.operations.status import Observer, shown  # noqa: PLC0415  the same
+    from triskele_server.operations.status import Observer  # noqa: PLC0415  the same
+    from triskele_server.operations.status_screen import shown  # noqa: PLC0415  the same
 
-    with Observer(config) as observer, Live(auto_refresh=False) as live:
+    console = Console(highlight=False)
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # the way to end it
+        Observer(config) as observer,
+        Live(console=console, screen=console.is_terminal and count is None, auto_refresh=False) as live,
+    ):
         for look in itertools.count(1):
-            live.update(shown(observer.look()), refresh=True)
+            live.update(shown(observer.look(), datetime.datetime.now(datetime.UTC), seconds), refresh=True)
             if look == count:
                 return
             time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""`triskele status` and `triskele top`: a federation at a glance, as an operator's certificate may see it."""
+"""What `triskele status` and `triskele top` show: a federation at a glance, as an operator's certificate may see it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from typing import Annotated, Any, Final, Self
 
 import grpc
 from pydantic import AfterValidator
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from triskele.config import MemberConfig
 from triskele.connection import Connections, RetryPolicy
@@ -28,7 +25,6 @@ from triskele_server.operations.reach import Unreachable, ask, other_protocol
 from triskele_server.rpc.tls import TlsFiles
 
 _ONCE: Final = RetryPolicy(attempts=1, total=5.0)
-_COLOURS: Final = {"RELEASED": "green", "FAILED": "red", "EXPIRED": "red", "OPEN": "yellow"}
 
 
 class OperatorConfig(MemberConfig):
@@ -165,31 +161,3 @@ def _always(credentials: grpc.ChannelCredentials) -> Any:
 def _failure(view: RoundView) -> str:
     reason = f"{view.blame.reason} ({view.blame.who})" if view.blame else "no reason given"
     return f"round {view.round} {view.state}: {reason}"
-
-
-def shown(status: Status) -> Group:
-    """Two tables, for a terminal."""
-    servers = Table(title=f"Servers of {status.federation}")
-    for heading in ("server", "address", "state", "version", "clock", "what to do"):
-        servers.add_column(heading)
-    for s in status.servers:
-        state = Text("up", style="yellow" if s.problem else "green") if s.up else Text("down", style="red")
-        servers.add_row(
-            s.name, s.address, state, Text(s.version), f"{s.clock_ahead:+.1f} s" if s.up else "", Text(s.problem)
-        )
-    tasks = Table(title="Tasks")
-    for heading in ("task", "rule", "round", "state", "uploaded", "left", "released", "failed", "last failure"):
-        tasks.add_column(heading, justify="right" if heading in ("uploaded", "left", "released", "failed") else "left")
-    for t in status.tasks:
-        tasks.add_row(
-            Text(t.name),
-            t.rule,
-            f"{t.current_round} of {t.rounds}",
-            Text("finished" if t.finished else t.state, style=_COLOURS.get(t.state, "cyan")),
-            f"{t.uploaded} of {t.quorum}",
-            "" if t.seconds_left is None else f"{t.seconds_left:.0f} s",
-            str(t.released),
-            str(t.failed),
-            Text(t.last_failure),
-        )
-    return Group(servers, tasks)
