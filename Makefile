@@ -68,7 +68,8 @@ privacy-evidence: setup
 # Flower's simulation runtime, then a SuperLink and SuperNodes, against a federation on this machine, in an environment of its
 # own (half a minute to make).
 flower: setup .venv-flower/installed
-	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py tests/ecosystem/test_flower_deployment.py $(ARGS)
+	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py \
+	  tests/ecosystem/test_flower_quickstart.py tests/ecosystem/test_flower_deployment.py $(ARGS)
 
 .venv-flower/installed: pyproject.toml constraints-flower.txt
 	test -x .venv-flower/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-flower

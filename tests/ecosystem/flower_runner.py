@@ -20,6 +20,7 @@ import importlib
 import json
 import sys
 import threading
+import tomllib
 import types
 from pathlib import Path
 
@@ -148,16 +149,20 @@ def main() -> None:
     ClientApp.__init__ = lambda self, client_fn=None, mods=None: create(
         self, client_fn, [*before, *(mods or []), *after]
     )
-    client_module = importlib.import_module("digits.client_app")
-    server_module = importlib.import_module("digits.server_app")
-    get_weights = client_module.get_weights
+    components = tomllib.loads((app_dir / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]["components"]
+    if not mods:  # inside all of the app's own: what its train function gives
+        after = [lambda message, context, call_next: recorded_reply(recorder, call_next(message, context))]
+    client_module = importlib.import_module(components["clientapp"].partition(":")[0])
+    server_module = importlib.import_module(components["serverapp"].partition(":")[0])
+    if mods:
+        get_weights = client_module.get_weights
 
-    def recorded_weights(model):
-        weights = get_weights(model)
-        recorder.note_learnt(weights)
-        return weights
+        def recorded_weights(model):
+            weights = get_weights(model)
+            recorder.note_learnt(weights)
+            return weights
 
-    client_module.get_weights = recorded_weights
+        client_module.get_weights = recorded_weights
 
     run = Run.create_empty(run_id=1)
     run.primary_task_id, run.federation_id, run.override_config = 1, NOOP_FEDERATION_ID, overrides
@@ -184,6 +189,13 @@ def main() -> None:
         "failures": {n: f"{type(e).__name__}: {e}" for n, e in getattr(strategy, "failures", {}).items()},
     }
     (out / "result.json").write_text(json.dumps(summary))
+
+
+def recorded_reply(recorder: Recorder, reply):
+    if not reply.has_error():
+        for arrays in reply.content.array_records.values():
+            recorder.note_learnt(arrays.to_numpy_ndarrays())
+    return reply
 
 
 def with_clipping(strategy):

@@ -71,8 +71,9 @@ def run_flower(out: Path, app: str, config: dict[str, object], *mods: str) -> Fl
     # Nothing is told to Flower's makers, and nothing of this user's own Flower is touched.
     environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(out), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150, check=False
-    )
+        command, env=environment, cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     return FlowerRun(out, done.stdout)
 
