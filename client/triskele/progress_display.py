@@ -77,17 +77,18 @@ def progress_line(view: RoundView) -> Text:
     if view.decisions_public and view.state == "RELEASED":
         line.append(f", accepted {len(view.accepted_slots)}")
     if view.refused:
-        line.append(f", refused {len(view.refused)}")
+        line.append(f", invalid {len(view.refused)}")
     if view.blame is not None:
         line.append(f", {_blame(view)}", style="red")
     return line
 
 
 def rounds_table(task: str, views: Iterable[RoundView]) -> Table:
-    """All rounds of a task."""
-    table = Table(title=f"Rounds of {task}")
-    for heading in ("round", "state", "enrolled", "uploaded", "quorum", "accepted", "refused", "reason"):
-        table.add_column(heading, justify="left" if heading in ("state", "reason") else "right")
+    """All rounds of a task; whole numbers and names on 80 columns. Invalid: refused before the rule saw them."""
+    table = Table(title=f"Rounds of {task}", title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("round", "state", "enrolled", "uploaded", "quorum", "accepted", "invalid", "reason"):
+        words = heading == "reason"
+        table.add_column(heading, justify="left" if words or heading == "state" else "right", no_wrap=not words)
     for view in views:
         table.add_row(
             str(view.round),

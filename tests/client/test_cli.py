@@ -15,9 +15,9 @@ from rich.console import Console
 from triskele import command_extras
 from triskele.cli import main
 from triskele.ids import PartyIndex
-from triskele.progress_display import UploadBars, show_live
+from triskele.progress_display import UploadBars, rounds_table, show_live
 from triskele.upload import UploadProgress
-from triskele.views import RoundView
+from triskele.views import Blame, RoundView
 from triskele_proto.v1 import types_pb2
 
 from .certificates import write_participant
@@ -181,6 +181,15 @@ def test_watch_keeps_a_table_on_a_terminal():
     shown = console.file.getvalue()
     assert "Rounds of faces" in shown
     assert shown.index("OPEN") < shown.index("SEALED")
+
+
+def test_a_table_of_rounds_cuts_nothing_on_80_columns():
+    console = Console(file=io.StringIO(), width=80)
+    blame = Blame("party_fault", "party:1", "the digest of the input set differs")
+    console.print(rounds_table("faces", [RoundView(bytes(32), 112, "FAILED", uploaded=20, quorum=20, blame=blame)]))
+    shown = console.file.getvalue()
+    assert "enrolled  uploaded  quorum  accepted  invalid  reason" in shown
+    assert " ".join(shown.split()).endswith("party_fault (party:1): the digest of the input set differs")
 
 
 def test_rounds_lists_what_was_opened(federation, config, capsys):
