@@ -170,6 +170,8 @@ PARTY: Final = Dashboard(
                 Panel("Relays", "Heavy shares that one holder brings the other. mismatch: other words than the "
                       "participant signed for; the log names the party that brought them.", "short",
                       [(increase("triskele_party_relays_total", "outcome"), "{{outcome}}")]),
+                Panel("Relays waiting", "Heavy shares that are still to be brought to the other holder.", "short",
+                      [(f"triskele_party_relays_waiting{{{ME}}}", "{{instance}}")]),
                 Panel("Uploads running", "Streams open now.", "short",
                       [(f"sum by (instance) (triskele_grpc_server_in_progress{{{ME}, {_UPLOAD}}})", "{{instance}}")]),
                 Panel("Bytes received", "Heavy shares written to disk.", "Bps",
@@ -282,6 +284,10 @@ ROUND: Final = Dashboard(
                 Panel("Duration (95 %)", "By party called, without the parties' own streams.", "s",
                       [('histogram_quantile(0.95, sum by (le, party) (rate(triskele_grpc_client_handling_seconds_bucket'
                         f'{{{ME}, method!~".*Exchange"}}[1h])))', "party {{party}}")]),
+                Panel("Bytes sent to a party", "Messages of calls, by party called.", "Bps",
+                      [(rate("triskele_grpc_client_sent_bytes_total", "party"), "party {{party}}")]),
+                Panel("Bytes received from a party", "Messages of replies, by party called.", "Bps",
+                      [(rate("triskele_grpc_client_received_bytes_total", "party"), "party {{party}}")]),
             ],
         ),
     ],

@@ -51,7 +51,10 @@ def test_status_on_a_terminal_names_tasks_and_top_ends_after_its_looks(operator:
     wide = os.environ | {"COLUMNS": "200"}
     shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=wide)
     assert (shown.returncode, "weighted" in shown.stdout, "party 2" in shown.stdout) == (0, True, True)
-    assert triskele("top", "--config", operator, "--count", "1").returncode == 0
+    live = triskele("top", "--config", operator, "--count", "1")
+    assert (live.returncode, "weighted" in live.stdout, "Ctrl-C" in live.stdout) == (0, True, True)
+    looks = triskele("top", "--config", operator, "--count", "2", "--seconds", "0.2", "--json").stdout.splitlines()
+    assert [json.loads(look)["well"] for look in looks] == [True, True]
 
 
 def test_a_running_federation_passes_preflight(federation: LocalFederation) -> None:

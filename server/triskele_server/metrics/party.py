@@ -25,6 +25,7 @@ UPLOAD_BYTES: Final = Counter("triskele_party_upload_bytes_total", "Bytes of hea
 REPLAYS: Final = Counter("triskele_party_replays_total", "Uploads that look like replays, by kind", ["kind"])
 
 RELAYS: Final = Counter("triskele_party_relays_total", "Heavy shares that one holder brings the other", ["outcome"])
+RELAYS_WAITING: Final = Gauge("triskele_party_relays_waiting", "Heavy shares that are still to be brought to the other")
 
 RELAY_OUTCOMES: Final = ("sent", "refused", "received", "mismatch")
 """Sent and refused are of the party that brings, received and mismatch of the other one."""

@@ -35,6 +35,12 @@ CALLS_SECONDS: Final = Histogram(
     ["method", "party"],
     buckets=_SECONDS,
 )
+CALLS_SENT: Final = Counter(
+    "triskele_grpc_client_sent_bytes_total", "Bytes of requests to a party, as messages", ["method", "party"]
+)
+CALLS_RECEIVED: Final = Counter(
+    "triskele_grpc_client_received_bytes_total", "Bytes of a party's replies, as messages", ["method", "party"]
+)
 DENY_LIST_ENTRIES: Final = Gauge("triskele_deny_list_entries", "Members and certificates that are refused")
 DENY_LIST_PROBLEMS: Final = Gauge("triskele_deny_list_problems", "Lines of the deny list that cannot be used now")
 
@@ -46,18 +52,32 @@ def sized(
     method: str, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]
 ) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
     """A handler's deserializer and serializer that count the bytes of each message."""
-    received, sent = RPC_RECEIVED.labels(method), RPC_SENT.labels(method)
+    return _decoding(RPC_RECEIVED.labels(method), decode), _encoding(RPC_SENT.labels(method), encode)
 
+
+def sized_call(
+    method: str, party: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
+) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """A call's serializer and deserializer that count the bytes of each message."""
+    sent, received = CALLS_SENT.labels(method, party), CALLS_RECEIVED.labels(method, party)
+    return _encoding(sent, encode), _decoding(received, decode)
+
+
+def _decoding(received: Counter, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def decoded(data: bytes) -> Any:
         received.inc(len(data))
         return decode(data)
 
+    return decoded
+
+
+def _encoding(sent: Counter, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     def encoded(message: Any) -> bytes:
         data = encode(message)
         sent.inc(len(data))
         return data
 
-    return decoded, encoded
+    return encoded
 
 
 class OutgoingCall:

@@ -84,6 +84,7 @@ def run_top(
     config: OperatorFile,
     seconds: Annotated[float, typer.Option(min=0.2, help="Between two looks.")] = 2.0,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many looks.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each look.")] = False,
 ) -> None:
     """Show the federation live, until Ctrl-C."""
     import itertools  # noqa: PLC0415  keeps `triskele --help` fast
@@ -95,14 +96,19 @@ def run_top(
     from triskele_server.operations.status import Observer  # noqa: PLC0415  the same
     from triskele_server.operations.status_screen import shown  # noqa: PLC0415  the same
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=as_json)
+    whole = console.is_terminal and count is None and not as_json
     with (
         contextlib.suppress(KeyboardInterrupt),  # the way to end it
         Observer(config) as observer,
-        Live(console=console, screen=console.is_terminal and count is None, auto_refresh=False) as live,
+        Live(console=console, screen=whole, auto_refresh=False) as live,
     ):
         for look in itertools.count(1):
-            live.update(shown(observer.look(), datetime.datetime.now(datetime.UTC), seconds), refresh=True)
+            status = observer.look()
+            if as_json:
+                print(json.dumps(status.to_json()), flush=True)
+            else:
+                live.update(shown(status, datetime.datetime.now(datetime.UTC), seconds), refresh=True)
             if look == count:
                 return
             time.sleep(seconds)

@@ -75,6 +75,7 @@ class Relays:
         """An upload is complete here and its words are to be brought; telling it twice changes nothing."""
         if self.connect is not None and (key, participant) not in self._known:
             self._known.add((key, participant))
+            metrics.RELAYS_WAITING.inc()
             self._waiting.put_nowait((key, participant))
 
     async def start(self) -> None:
@@ -99,6 +100,7 @@ class Relays:
                     await self._bring_until_done(line, key, participant)
                 finally:
                     self._known.discard((key, participant))
+                    metrics.RELAYS_WAITING.dec()
         finally:
             await line.close()
 

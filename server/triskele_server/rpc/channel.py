@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import grpc
 
 from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS, Limits
+from triskele_server.metrics.rpc import sized_call
 from triskele_server.rpc.protocol import marking
 from triskele_server.rpc.tls import TlsFiles
 
@@ -29,6 +33,21 @@ def open_channel(address: str, server: Identity, tls: TlsFiles) -> grpc.aio.Chan
     """A channel to `address` on which only `server` can answer: its certificate must carry `server.host`.
 
     The caller closes it. Raises ConfigurationError if a TLS file cannot be read; nothing is sent before the first call.
+    Bytes of calls to a party are counted.
     """
     options = [*message_options(), ("grpc.ssl_target_name_override", server.host)]
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options, interceptors=marking())
+    channel = grpc.aio.secure_channel(address, tls.channel_credentials(), options=options, interceptors=marking())
+    if server.role == "party":
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            setattr(channel, kind, _counted(getattr(channel, kind), server.name))  # gRPC has no hook for a call's bytes
+    return channel
+
+
+def _counted(make: Callable[..., Any], party: str) -> Callable[..., Any]:
+    """What stubs make their methods with, counting."""
+
+    def made(method: str, request_serializer: Any = bytes, response_deserializer: Any = bytes, **more: Any) -> Any:
+        encode, decode = sized_call(method, party, request_serializer, response_deserializer)
+        return make(method, request_serializer=encode, response_deserializer=decode, **more)
+
+    return made

@@ -9,6 +9,7 @@ import dataclasses
 import grpc
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from triskele.errors import Unavailable
 from triskele_proto.v1 import party_pb2, types_pb2
@@ -127,6 +128,33 @@ def test_share_that_goes_up_once_is_at_both_holders(start_party, spec, submissio
         assert made.sharing.seeds[1] not in b"".join(second.values())
     for name, content in (first | second).items():
         assert not (encrypted and made.sharing.salts[0] in content), name
+
+
+def _counted(name, **labels):
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_what_waits_to_be_brought_and_the_bytes_of_it_are_counted(start_party, spec, submission):
+    waiting = "triskele_party_relays_waiting"
+    sent = "triskele_grpc_client_sent_bytes_total", {"method": "/triskele.v1.Party/Relay", "party": "2"}
+    before, bytes_before = _counted(waiting), _counted(sent[0], **sent[1])
+    made = submission()
+
+    async def nowhere():
+        async with _two(start_party, spec, relay_to=NOWHERE) as (first, _):
+            await first.upload(_to_first(made), as_participant="alice")
+            return _counted(waiting)
+
+    async def there():
+        async with _two(start_party, spec) as (_, second):  # the first goes on with what was due
+            await _announce(second, made)
+            await _until_complete(second, made)
+
+    assert asyncio.run(nowhere()) == before + 1
+    assert _counted(waiting) == before
+    asyncio.run(there())
+    assert SIZE < _counted(sent[0], **sent[1]) - bytes_before < 2 * SIZE
+    assert _counted(sent[0].replace("sent", "received"), **sent[1]) > 0
 
 
 def test_party_that_knows_no_way_says_that_it_brings_nothing(start_party, spec, submission):
