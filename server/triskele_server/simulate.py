@@ -28,6 +28,7 @@ from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
 from triskele_server.party.validity import NORM_SLACK_PERCENT
 from triskele_server.rules import check_task
+from triskele_server.rules.adaptive_bound import BOUND_BITS
 
 _ROUND = RoundNumber(1)
 _LONGEST = math.sqrt(NORM_SLACK_PERCENT) / 10  # in clip norms: a valid update, and so a mean of them
@@ -39,7 +40,8 @@ class SimulatedRound:
 
     aggregate: float64 [d], the weighted mean over what was accepted. accepted: bool [n], or None if hidden.
     invalid: row -> reason. openings: (name, shape) in the order opened. traffic: what each party sent.
-    seconds: wall time of each step, as party 0 saw it, and of "encode".
+    seconds: wall time of each step, as party 0 saw it, and of "encode". clip_bound: of the next round, in units of the
+    updates, where it adapts.
     """
 
     aggregate: NDArray[np.float64]
@@ -48,6 +50,7 @@ class SimulatedRound:
     openings: list[tuple[str, tuple[int, ...]]]
     traffic: list[Traffic]
     seconds: dict[str, float]
+    clip_bound: float | None = None
 
 
 def simulate(
@@ -67,6 +70,7 @@ def simulate(
     max_rows: int = 128,
     transports: Sequence[Transport] | None = None,
     privacy: Privacy | None = None,
+    clip_bound: float | None = None,
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 
@@ -74,8 +78,9 @@ def simulate(
     `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
     way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
     `root` is the row that is FLTrust's root, `previous` float [d] the previous round's aggregate, for a rule that
-    starts from it. With `release="participants"` the three parties open a masked aggregate, as they do for a task, and
-    it is unmasked here as a participant does. `transports` connect the parties if not the usual queues. Other arguments
+    starts from it. `clip_bound`, for a bound that adapts, is what the last round gave as such, None in the first; give
+    `clip_norm` then. With `release="participants"` the three parties open a masked aggregate, as for a task, and it is
+    unmasked here as a participant does. `transports` connect the parties if not the usual queues. Other arguments
     are as in the task.
     """
     rows = np.asarray(updates)
@@ -116,8 +121,11 @@ def simulate(
     last = None
     if start is not None:
         last = PreviousAggregate(_ROUND, np.rint(start * (2.0**FRACTION_BITS / spec.clip_norm)).astype(np.int64))
+    bound = None if clip_bound is None else round(clip_bound / spec.clip_norm * (1 << BOUND_BITS))
     inputs = [
-        RoundInput(spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)], last)
+        RoundInput(
+            spec, _ROUND, 0, [_held(spec, party, i, s) for i, s in zip(sent, sharings, strict=True)], last, bound
+        )
         for party in PARTIES
     ]
     transports = thread_transports() if transports is None else transports
@@ -136,6 +144,7 @@ def simulate(
         [(o.name, o.shape) for o in output.ledger.openings],
         [t.traffic for t in transports],
         seconds,
+        None if output.clip_bound is None else output.clip_bound / (1 << BOUND_BITS) * spec.clip_norm,
     )
 
 

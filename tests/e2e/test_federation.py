@@ -137,6 +137,26 @@ def test_a_task_with_noise_runs_until_its_budget_is_spent(members: list[Particip
     assert (refused.value.reason, refused.value.who) == ("privacy_budget_spent", "coordinator")
 
 
+def test_an_adaptive_bound_goes_on_from_the_last_round_also_at_a_party_that_was_restarted(
+    federation: LocalFederation, members: list[Participant]
+) -> None:
+    norms = np.array([0.5, 1.2, 1.6, 2.0, 3.0])
+    rows = updates(8)
+    rows *= (norms / np.linalg.norm(rows, axis=1))[:, None]
+    bound = 1.0
+    for number in (1, 2):
+        handles = everybody(members, lambda i: next(members[i].rounds("adaptive")).submit(rows[i]))
+        results = everybody(members, lambda i, own=handles: own[i].result(timeout=120))
+        expected = (rows * np.minimum(1, bound / norms)[:, None]).mean(0)
+        assert np.linalg.norm(results[0] - expected) < 4.0 * 2**-14, number
+        assert [o.split("[")[0] for o in handles[0].view.openings][-2:] == ["clip_count", "masked_aggregate"]
+        bound *= np.exp(2.0 * (0.5 - (norms <= bound).mean()))
+        if number == 1:
+            federation.kill(PARTY_NAMES[1])
+            federation.start(PARTY_NAMES[1])
+            federation.wait_ready(PARTY_NAMES[1])
+
+
 @pytest.mark.parametrize("name", [COORDINATOR, *PARTY_NAMES])
 def test_round_completes_after_kill_of_a_process_during_open(
     federation: LocalFederation, members: list[Participant], name: str

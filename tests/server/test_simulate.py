@@ -65,12 +65,13 @@ def test_the_signature_that_notebooks_and_benchmarks_stand_on():
     assert list(parameters) == [
         "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "release", "gram", "min_accepted",
         "raw_rows", "root", "previous", "max_rows", "transports", "privacy",
+        "clip_bound",
     ]  # fmt: skip
     defaults = {name: p.default for name, p in parameters.items() if name != "updates"}
     assert defaults == {
         "rule": "mean", "rule_options": {}, "clip_norm": None, "weights": None, "decisions": "public",
         "release": "public", "gram": "auto", "min_accepted": 2, "raw_rows": {}, "root": None, "previous": None,
-        "max_rows": 128, "transports": None, "privacy": None,
+        "max_rows": 128, "transports": None, "privacy": None, "clip_bound": None,
     }  # fmt: skip
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "updates")
 

@@ -46,6 +46,7 @@ class Decision:
     fraction_bits: int
     accepted: tuple[int, ...] | None
     opened: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of what was opened on the way
+    clip_count: int | None = None  # the value that was opened, under an adaptive bound
 
     def to_json(self) -> bytes:
         """As it is written down."""

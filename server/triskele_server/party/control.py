@@ -261,14 +261,17 @@ class RoundControl:
         if record.state is RoundState.COMBINED and record.outcome is not None and _starts_from_previous(record):
             output = self._files.output(key, record.outcome.attempt)
             self._releases.keep_previous(key, output, record.outcome)
+        if record.state is RoundState.COMBINED and record.outcome is not None and record.outcome.clip_bound is not None:
+            self._releases.keep_bound(key, record.outcome.clip_bound)
 
     def _job(self, key: RoundKey, attempt: int) -> RoundJob:
         record = self._store.round(key)
         submissions = tuple(self._held(key, u) for u in self._store.uploads(key) if u.sealed)
         previous = self._releases.previous(key.task)
         used = previous if _starts_from_previous(record) and previous.exists() else None
-        output = self._files.output(key, attempt)
-        return RoundJob(record.canonical, key.number, attempt, submissions, output, self._coin_key, used)
+        output, bound = self._files.output(key, attempt), self._releases.bound(key.task)
+        kept = bound if bound.exists() else None
+        return RoundJob(record.canonical, key.number, attempt, submissions, output, self._coin_key, used, kept)
 
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
         def share(index: ShareIndex) -> HeldShare:

@@ -21,6 +21,7 @@ from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BI
 
 Weights = torch.Tensor | ReplicatedTensor  # public or secret
 
+CLIP_COUNT = "clip_count"  # of an adaptive bound: the noised number of rows that are no longer
 GRAM_BITS = 44  # fraction bits of the Gram matrix that a stage sees, at most
 _COHORT_BITS = 26  # bits of a weight in the effective cohort: 1024 (sum w)^2 stays below 2^62
 
@@ -39,6 +40,7 @@ class Coefficients:
     fraction_bits: int  # of the coefficients: y / weight_total / 2^fraction_bits is the mean
     accepted: tuple[int, ...] | None
     reference: ReplicatedTensor | None = None
+    counted: ReplicatedTensor | None = None  # how many rows the rule counted, still secret
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def declared_openings(spec: TaskSpec) -> list[str]:
         ("enough_accepted", secret),
         ("accepted", last.rejects and spec.decisions == "public"),
         ("weight_total", spec.weighted and not pipeline.normalises(spec)),
+        (CLIP_COUNT, last.counting(pipeline.last.options)),
         (aggregate_name(spec), True),
     ]
     return [name for name, wanted in opened if wanted]
@@ -180,12 +183,13 @@ def run_filter(
     public: Mixing,
     gram: Callable[[], ReplicatedTensor],
     examples: ReplicatedTensor | None,
+    adapted_bound: int = 0,
 ) -> Coefficients:
     """The coefficients of the valid submissions, which `public` mixes into rows; `examples` are their example weights.
 
-    `gram` is the Gram matrix of the mixed rows, the reference row last. Raises RoundFailed if a stage misbehaves or
-    fewer than the minimum cohort would carry the aggregate: nothing but the validity bits, and the bit that says so,
-    is open then.
+    `adapted_bound` is what a rule with an adaptive bound clips to, in ring units. `gram` is the Gram matrix of the
+    mixed rows, the reference row last. Raises RoundFailed if a stage misbehaves or fewer than the minimum cohort would
+    carry the aggregate: nothing but the validity bits, and the bit that says so, is open then.
     """
     last = pipeline.last
     try:
@@ -193,14 +197,17 @@ def run_filter(
             needed = last.rule.needs_gram or bool(pipeline.stages)
             mixings, rows, clip_norm = run_stages(pipeline, gram() if needed else None, public.divisor, spec.clip_norm)
             count = len(public.matrix) if rows is None else rows.size(0) - bool(last.rule.reference)
-            result = call_stage(last, rows if last.rule.needs_gram else count, clip_norm=clip_norm)
+            seen = rows if last.rule.needs_gram else count
+            result = call_stage(last, seen, clip_norm=clip_norm, adapted_bound=adapted_bound)
             divisors = math.prod(m.divisor for m in (*mixings, public)) if mixings else 1
             verdict = _checked(last, result, count, pipeline.normalises(spec), divisors)
             # Whether the built-in stages are in line their tests tell.
             foreign = [m for m, s in zip(mixings, pipeline.stages, strict=True) if not s.rule.built_in]
             extra = [words for mixing in foreign for words in _out_of_line(mixing)]
             verdict = replace(verdict, out_of_range=(*verdict.out_of_range, *extra))
-        return _decided(_Setting(spec, pipeline, (*reversed(mixings), public), examples), verdict)
+        decided = _decided(_Setting(spec, pipeline, (*reversed(mixings), public), examples), verdict)
+        counted = result.counted if isinstance(result, Scaled) else None
+        return decided if counted is None else replace(decided, counted=counted.sum())
     except UndeclaredOpening as error:  # secret weights from a rule that declared none, above all
         raise RoundFailed("rule_failed", f"rule:{last.rule.name}", str(error)) from error
 
@@ -266,6 +273,8 @@ def _problem(last: Stage, given: Scaled, rows: int) -> str:
         declared = rule.selected(rows, last.options)
         if int(weights.sum()) != declared:
             return f"it selects {int(weights.sum())} rows where it declares {declared}"
+    if (given.counted is not None) != rule.counting(last.options):
+        return "it gives bits to be counted that it does not declare, or the other way round"
     if (given.scale is None) != (rule.scale_bits is None) or (
         given.reference is not None and rule.reference != "previous"  # a root is a participant: never by itself
     ):

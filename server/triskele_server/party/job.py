@@ -47,6 +47,7 @@ class RoundJob:
     output: Path  # where the worker writes the aggregate's words
     coin_key: bytes = field(repr=False)  # secret: this party's parts of coins derive from it
     previous: Path | None = None  # the task's last released aggregate, for a rule that starts from it
+    clip_bound: Path | None = None  # what the task's bound has become, where it adapts
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class RoundOutcome:
     attempt: int = 0  # which one gave it
     mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)  # not in the party's database
     masked: bool = False
+    clip_bound: int | None = None  # of the task's next round, where its bound adapts
 
     @property
     def stored(self) -> RoundOutcome:

@@ -27,17 +27,18 @@ def own_noise(
     *,
     weight_total: int,
     fraction_bits: int,
+    bound: int | None = None,
     executor: Executor | None = None,
 ) -> Words | None:
     """This party's noise for the words of an aggregate, int64 [dimension]; None if the task adds none.
 
     `secret` is this party's alone, `decided` everything that the opened words depend on: the same noise whenever the
-    same words are opened, independent noise for others.
+    same words are opened, independent noise for others. `bound` is an adaptive one, see `party_sigma`.
     """
     if spec.privacy is None:
         return None
     key = derive(secret, b"triskele/v1/noise" + hashlib.sha256(decided).digest())
-    sigma = party_sigma(spec.privacy, spec, weight_total, fraction_bits)
+    sigma = party_sigma(spec.privacy, spec, weight_total, fraction_bits, bound)
     return discrete_gaussian(key, sigma, spec.dimension, executor)
 
 

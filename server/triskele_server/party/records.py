@@ -162,6 +162,7 @@ def outcome_json(outcome: RoundOutcome) -> dict[str, Any]:
         "openings": list(outcome.openings),
         "attempt": outcome.attempt,
         "masked": outcome.masked,
+        **({} if outcome.clip_bound is None else {"clip_bound": outcome.clip_bound}),
     }
 
 
@@ -175,4 +176,5 @@ def _outcome(content: dict[str, Any]) -> RoundOutcome:
         tuple(content["openings"]),
         content["attempt"],
         masked=content["masked"],
+        clip_bound=content.get("clip_bound"),
     )

@@ -3,6 +3,7 @@
 <data>/release/<task digest, hex>/<round>-<attempt>.keys   two mask keys, for as long as the round can be fetched
 <data>/previous/<task digest, hex>.words                   the last released aggregate as it was released, and
 <data>/previous/<task digest, hex>.json                    how it is read, with its mask keys
+<data>/previous/<task digest, hex>.bound                   what an adaptive bound has become
 
 Keys are encrypted if the party has a store key. A key alone says nothing; three together read an aggregate that
 every participant may read.
@@ -104,6 +105,15 @@ class ReleaseFiles:
         """The words that `keep_previous` wrote; the file may not exist."""
         return self._previous / f"{task.hex()}.words"
 
+    def keep_bound(self, key: RoundKey, bound: int) -> None:
+        """Keep an adaptive bound for the task's next round; replaces the one before. It is public."""
+        content = {"round": key.number, "bound": bound}
+        _write(self.bound(key.task), json.dumps({**content, "digest": _bound_digest(key.task, **content)}).encode())
+
+    def bound(self, task: TaskDigest) -> Path:
+        """What `keep_bound` wrote; the file may not exist."""
+        return self._previous / f"{task.hex()}.bound"
+
     def _of(self, key: RoundKey, attempt: int) -> Path:
         return self._keys / key.task.hex() / f"{key.number}-{attempt}.keys"
 
@@ -139,6 +149,22 @@ def read_previous(path: Path, task: TaskDigest, dimension: int, vault: ShareVaul
     if hashlib.sha256(data).digest() != expected:
         raise StoreDamaged("this party's previous aggregate of the task is another one than its description says")
     return found
+
+
+def read_bound(path: Path, task: TaskDigest) -> int:
+    """What `keep_bound` kept; raises StoreDamaged if it is not whole."""
+    try:
+        content = json.loads(path.read_bytes())
+        number, bound, digest = content["round"], content["bound"], content["digest"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise StoreDamaged("this party's adaptive bound of the task cannot be read") from None
+    if type(bound) is not int or bound < 1 or digest != _bound_digest(task, number, bound):
+        raise StoreDamaged("this party's adaptive bound of the task is damaged")
+    return bound
+
+
+def _bound_digest(task: TaskDigest, round: int, bound: int) -> str:  # noqa: A002  as the file calls it
+    return hashlib.sha256(b"triskele/v1/clip-bound" + task + f"{round}/{bound}".encode()).hexdigest()
 
 
 def _place(task: TaskDigest, number: RoundNumber) -> bytes:

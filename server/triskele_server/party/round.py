@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from triskele_server.party.checkpoint import (
     same_commitments,
     settle,
 )
+from triskele_server.party.clip_count import open_count, own_count_noise
 from triskele_server.party.coordinates import run_coordinate_wise
 from triskele_server.party.filter import Coefficients, declared_openings, run_filter
 from triskele_server.party.noise import own_noise, with_dealt
@@ -49,7 +50,9 @@ from triskele_server.party.release import open_part, open_shares, previous_row
 from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.rows import Rows, lay_out
 from triskele_server.party.validity import check
+from triskele_server.rules.adaptive_bound import AdaptiveBound, in_ring_units
 from triskele_server.rules.pipeline import Pipeline
+from triskele_server.rules.registry import Mixing
 
 INVALID = "failed_validity_check"
 _DIGEST_BYTES = 32
@@ -74,6 +77,7 @@ class RoundInput:
     attempt: int
     submissions: Sequence[SealedSubmission]
     previous: PreviousAggregate | None = None
+    clip_bound: int | None = None  # the last round's, of a task whose bound adapts; None in the first
     coin_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     checkpoints: Checkpoints = field(default_factory=MemoryCheckpoints, repr=False)
 
@@ -92,11 +96,12 @@ class RoundInput:
         return derive(self.coin_key, b"triskele/v1/coin-part" + self.set_digest(), 32)
 
     def set_digest(self) -> bytes:
-        """SHA-256 of everything that the round computes on: the submissions and the previous aggregate.
+        """SHA-256 of everything that the round computes on: submissions, previous aggregate, adaptive bound.
 
         The coin, the noise and thereby a decision are those of this input: an attempt at another one is refused.
         """
         digest = hashlib.sha256(b"triskele/v1/input-set" + self.round_context + self.previous_digest())
+        digest.update(self.bound_digest())
         for s in self.submissions:
             name = s.participant.encode()
             digest.update(s.slot.to_bytes(4, "big") + len(name).to_bytes(2, "big") + name + s.manifest)
@@ -105,6 +110,24 @@ class RoundInput:
     def previous_digest(self) -> bytes:
         """SHA-256 of the previous aggregate, zeros if there is none."""
         return bytes(_DIGEST_BYTES) if self.previous is None else self.previous.digest()
+
+    @cached_property
+    def adaptive(self) -> AdaptiveBound | None:
+        """How the bound adapts, if it does."""
+        return AdaptiveBound.of(self.spec)
+
+    @property
+    def bound(self) -> int | None:
+        """The adaptive bound of this round, in units of 2^-40 of the clip norm."""
+        if self.adaptive is None:
+            return None
+        return self.adaptive.initial if self.clip_bound is None else self.clip_bound
+
+    def bound_digest(self) -> bytes:
+        """SHA-256 of the bound, empty if it does not adapt."""
+        return (
+            b"" if self.bound is None else hashlib.sha256(b"triskele/v1/clip-bound" + self.bound.to_bytes(8)).digest()
+        )
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,7 @@ class RoundOutput:
     accepted: tuple[Slot, ...] | None
     ledger: OpeningLedger
     mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)
+    clip_bound: int | None = None  # of the next round, if it adapts
 
 
 def run_round(
@@ -195,8 +219,7 @@ def run_round(
         # 8. Filter: the rule, the cohort check, the decisions; then all three parties write the decision down.
         if decision is None:
             examples = None if weights is None else ReplicatedTensor(_taken(weights, rows.participants), session)
-            coefficients = run_filter(session, spec, pipeline, public=rows.mixing, gram=gram, examples=examples)
-            decision = _decision(given.attempt, valid, coefficients, session.ledger)
+            decision = _decided(session, given, pipeline, valid, mixing=rows.mixing, gram=gram, examples=examples)
             settle(session, given.checkpoints, decision)
         on_step("filter")
 
@@ -210,7 +233,8 @@ def run_round(
     # compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
     kept = None if accepted is None else tuple(slots[rows.participants[i]] for i in accepted)
-    return RoundOutput(words, total, bits, refused, kept, session.ledger, session.mask_keys if spec.masked else None)
+    mask_keys = session.mask_keys if spec.masked else None
+    return RoundOutput(words, total, bits, refused, kept, session.ledger, mask_keys, _next_bound(given, decision))
 
 
 def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> None:
@@ -220,6 +244,8 @@ def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> 
         "input set": hashlib.sha256(given.set_digest() + given.context).digest(),
         "rules": pipeline.source_digest(),
     }
+    if given.bound is not None:
+        digests = {"adaptive bound": given.bound_digest(), **digests}
     agree(session, digests)
 
 
@@ -246,7 +272,34 @@ def _taken(x: Shares, rows: Sequence[int]) -> Shares:
     return Shares(x.first[list(rows)], x.second[list(rows)])
 
 
-def _decision(attempt: int, valid: tuple[int, ...], given: Coefficients, ledger: OpeningLedger) -> Decision:
+def _decided(
+    session: Session,
+    given: RoundInput,
+    pipeline: Pipeline,
+    valid: tuple[int, ...],
+    *,
+    mixing: Mixing,
+    gram: Callable[[], ReplicatedTensor],
+    examples: ReplicatedTensor | None,
+) -> Decision:
+    """The filter's coefficients and, under an adaptive bound, the noised count: the last opening before they are kept.
+
+    What ends the round earlier has opened no count. The noise is the same in every attempt, and so is the count.
+    """
+    bound = 0 if given.bound is None else in_ring_units(given.bound)
+    coefficients = run_filter(
+        session, given.spec, pipeline, public=mixing, gram=gram, examples=examples, adapted_bound=bound
+    )
+    count = None
+    if given.adaptive is not None and coefficients.counted is not None:
+        noise = own_count_noise(given.adaptive, given.coin_key, given.set_digest() + repr(valid).encode())
+        count = open_count(session, coefficients.counted, noise)
+    return _decision(given.attempt, valid, coefficients, session.ledger, count)
+
+
+def _decision(
+    attempt: int, valid: tuple[int, ...], given: Coefficients, ledger: OpeningLedger, clip_count: int | None
+) -> Decision:
     def pairs(secret: ReplicatedTensor) -> tuple[tuple[int, int], ...]:
         return tuple(zip(secret.shares.first.tolist(), secret.shares.second.tolist(), strict=True))
 
@@ -262,13 +315,29 @@ def _decision(attempt: int, valid: tuple[int, ...], given: Coefficients, ledger:
         given.fraction_bits,
         given.accepted,
         tuple((o.name, o.shape) for o in ledger.openings),
+        clip_count,
     )
+
+
+def _next_bound(given: RoundInput, decision: Decision | None) -> int | None:
+    """What every party computes from public values."""
+    if given.adaptive is None or given.bound is None or decision is None or decision.clip_count is None:
+        return None
+    return given.adaptive.next(given.bound, decision.clip_count, len(decision.valid))
 
 
 def _noise(given: RoundInput, decided: bytes, total: int, bits: int, executor: Executor | None) -> Words | None:
     """This party's noise: a function of its secret, the input set and what was decided on it."""
     bound = given.set_digest() + decided
-    return own_noise(given.spec, given.coin_key, bound, weight_total=total, fraction_bits=bits, executor=executor)
+    return own_noise(
+        given.spec,
+        given.coin_key,
+        bound,
+        weight_total=total,
+        fraction_bits=bits,
+        bound=given.bound,
+        executor=executor,
+    )
 
 
 def _combined(session: Session, given: RoundInput, rows: Rows, decision: Decision, executor: Executor | None) -> Words:

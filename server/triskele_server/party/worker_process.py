@@ -42,7 +42,7 @@ from triskele_server.party.job import (
     RoundOutcome,
     Started,
 )
-from triskele_server.party.release_files import read_previous
+from triskele_server.party.release_files import read_bound, read_previous
 from triskele_server.party.round import RoundInput, SealedSubmission, run_round
 from triskele_server.release.output_file import write_output
 from triskele_server.round_state import RoundState
@@ -163,8 +163,9 @@ class WorkerProcess:
         previous = None
         if job.previous is not None:
             previous = read_previous(job.previous, spec.digest, spec.dimension, self._vault)
+        bound = None if job.clip_bound is None else read_bound(job.clip_bound, spec.digest)
         checkpoints = FileCheckpoints(job.output.parent, self._vault)
-        given = RoundInput(spec, job.round, job.attempt, submissions, previous, job.coin_key, checkpoints)
+        given = RoundInput(spec, job.round, job.attempt, submissions, previous, bound, job.coin_key, checkpoints)
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
         transport = self._join(session)
         self._transports[number] = transport
@@ -197,6 +198,7 @@ class WorkerProcess:
             job.attempt,
             output.mask_keys,
             masked=spec.masked,
+            clip_bound=output.clip_bound,
         )
 
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from triskele.errors import InvalidTask
 from triskele.privacy import Privacy
 from triskele.task import FRACTION_BITS, HEADROOM_BITS, TaskSpec
+from triskele_server.rules.adaptive_bound import BOUND_BITS, AdaptiveBound, in_ring_units
 from triskele_server.rules.pipeline import Pipeline, coefficient_bits, shared_fate
 from triskele_server.rules.pipeline import check_task as check_pipeline
 
@@ -23,6 +24,7 @@ _ROUNDING = 2  # last places by which a secret scale of at most 1 may come out l
 def check_task(spec: TaskSpec) -> None:
     """Raise InvalidTask unless the task's pipeline can run, and its aggregate and its noise cannot wrap."""
     check_pipeline(spec)
+    AdaptiveBound.of(spec)
     check_noise(spec)
 
 
@@ -33,7 +35,21 @@ def no_claim(spec: TaskSpec) -> str:
     reason = shared_fate(spec, Pipeline.of(spec))
     if not reason and spec.weighted:
         return "the sum of the example weights is opened as it is"
+    if not reason and AdaptiveBound.of(spec) is not None and not _norms_are_exact(spec):
+        return (
+            "its noise follows a bound on norms that are measured on sketches, because the model is large: "
+            "gram = 'exact' measures them exactly"
+        )
     return reason
+
+
+def _norms_are_exact(spec: TaskSpec) -> bool:
+    """Whether every round of the task computes them of all entries."""
+    from triskele_server.linear.gram import EXACT_LIMIT  # noqa: PLC0415  numba with it: only adaptive bounds pay for it
+    from triskele_server.linear.sketch import GRAM_BUCKETS  # noqa: PLC0415  the same
+
+    most = spec.max_participants**2 * spec.dimension
+    return spec.gram == "exact" or spec.dimension <= GRAM_BUCKETS or (spec.gram == "auto" and most <= EXACT_LIMIT)
 
 
 def sensitivity(spec: TaskSpec) -> int:
@@ -45,19 +61,25 @@ def sensitivity(spec: TaskSpec) -> int:
     return (1 << FRACTION_BITS) + math.isqrt(spec.dimension) + 2
 
 
-def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int) -> int:
+def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int, bound: int | None = None) -> int:
     """The whole number sigma_p of each party's discrete Gaussian noise in the words of an aggregate.
 
     The mean is the words divided by `weight_total` and 2^bits. Two parties' noise has at least the variance
     (noise_multiplier * sensitivity)^2 of the claim. Without a claim each entry of the mean gets the noise that a mean
-    of `min_accepted` updates would get.
+    of `min_accepted` updates would get. Under an adaptive bound, in units of 2^-40 of the clip norm, the term of an
+    update is no longer than the bound but for the rounding of its factor, and the noise multiplier is what the noise in
+    the count leaves of the task's.
     """
-    unit = (1 << bits) + (_ROUNDING if bits else 0)
-    scale = Fraction(sensitivity(spec) * unit)
+    adaptive = AdaptiveBound.of(spec)
+    squared = Fraction(privacy.noise_multiplier) ** 2
+    if adaptive is None or bound is None:
+        scale = Fraction(sensitivity(spec) * ((1 << bits) + (_ROUNDING if bits else 0)))
+    else:
+        scale = Fraction((in_ring_units(bound) << bits) + _ROUNDING * sensitivity(spec))
+        squared = adaptive.share_of_the_sum(privacy.noise_multiplier)
     if no_claim(spec):
         scale = scale * weight_total / spec.min_accepted
-    variance = (Fraction(privacy.noise_multiplier) * scale) ** 2 / 2
-    return math.isqrt(math.ceil(variance)) + 1
+    return math.isqrt(math.ceil(squared * scale**2 / 2)) + 1
 
 
 def check_noise(spec: TaskSpec) -> None:
@@ -70,7 +92,7 @@ def check_noise(spec: TaskSpec) -> None:
     pipeline = Pipeline.of(spec).with_buckets(spec.max_participants, spec.max_rows)
     bits = coefficient_bits(spec, pipeline)
     total = 1 if pipeline.normalises(spec) else spec.max_participants * max(spec.max_weight, 1)
-    sigma = party_sigma(spec.privacy, spec, total, bits)
+    sigma = party_sigma(spec.privacy, spec, total, bits, 1 << BOUND_BITS)
     most = min(MAX_SIGMA, (1 << HEADROOM_BITS - 1) // _TAIL * 7 // 10)  # sqrt(2) sigma_p is two parties'
     if sigma > most:
         raise InvalidTask(

@@ -47,7 +47,7 @@ WEIGHT_BITS = 26  # fraction bits of a fractional weight
 MAX_SCALE_BITS = 15  # the largest scale is 2^15
 ENTRY_POINTS = "triskele.rules"
 
-_GIVEN = frozenset(("clip_norm", "coin"))  # keyword-only parameters that the round fills in
+_GIVEN = frozenset(("adapted_bound", "clip_norm", "coin"))  # keyword-only parameters that the round fills in
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ class Scaled:
     """Weights t_i and secret scales c_i >= 0: the aggregate is (sum t_i c_i x_i + reference * r) / sum t_i.
 
     `scale` has SCALE_BITS fraction bits; `reference` too, the coefficient of the rule's reference row r (a scalar).
+    `counted`: 0 or 1 for each row, of a built-in rule that declares `counts`; their noised sum is opened.
     """
 
     weights: Weights
     scale: ReplicatedTensor
     reference: ReplicatedTensor | None = None
+    counted: ReplicatedTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Rule:
     else the scales are at most 2^scale_bits. reference: the extra last row of its Gram matrix, if it needs one: the
     root participant's update or the previous aggregate. comparisons: of a coordinate-wise rule, per coordinate.
     moves_alone: whether, under its options, a participant's update changes its own term of the sum alone, and that term
-    is at most its own update: what a differential-privacy claim needs (docs/privacy.md).
+    is at most its own update: what a differential-privacy claim needs (docs/privacy.md). counts: whether, under its
+    options, it gives bits of which the noised sum is opened; asked of built-in rules only.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Rule:
     rows_after: Callable[[int, Options], int] | None = None
     comparisons: Callable[[int, Options], int] | None = None
     moves_alone: Callable[[Options], bool] | None = None
+    counts: Callable[[Options], bool] | None = None
 
     def __post_init__(self) -> None:
         bounds = set(self.minimum or {})
@@ -143,6 +147,10 @@ class Rule:
         source = Path(file).read_bytes() if file and Path(file).is_file() else marshal.dumps(self.function.__code__)
         return hashlib.sha256(source).hexdigest()
 
+    def counting(self, options: Options) -> bool:
+        """Whether it gives bits to be counted. A rule of another package cannot: what it counted could be anything."""
+        return self.built_in and self.counts is not None and self.counts(options)
+
     def check_options(self, options: Options) -> None:
         """Raise InvalidTask unless every option is known, of its type, and in range."""
         for name, value in options.items():
@@ -176,6 +184,7 @@ def rule(
     reference: Reference | None = None,
     minimum: Mapping[str, int | float] | None = None,
     moves_alone: Callable[[Options], bool] | None = None,
+    counts: Callable[[Options], bool] | None = None,
 ) -> _Decorator:
     """Register a rule; `minimum` gives the smallest value of each option, `rejects` is true of a selection."""
     drops = giving == "selection" if rejects is None else rejects
@@ -190,6 +199,7 @@ def rule(
         reference=reference,
         minimum=minimum,
         moves_alone=moves_alone,
+        counts=counts,
     )
 
 

@@ -136,6 +136,7 @@ class Runner:
         self.end.set()
         self.error: BaseException | None = None
         self.digest: bytes | None = None
+        self.clip_bound: int | None = None
 
     async def run(self, job, on_phase):
         self.jobs.append(job)
@@ -167,6 +168,7 @@ class Runner:
             job.attempt,
             (MaskKey(b"\1" * 32), MaskKey(b"\2" * 32)) if spec.masked else None,
             masked=spec.masked,
+            clip_bound=self.clip_bound,
         )
 
 

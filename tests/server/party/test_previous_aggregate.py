@@ -1,4 +1,4 @@
-"""What a party keeps of a released round for a rule that starts from the previous aggregate."""
+"""What a party keeps of a released round for the next one: the previous aggregate, or an adaptive bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from triskele.task import TaskSpec
 from triskele_server.at_rest import StoreDamaged
-from triskele_server.party.release_files import read_previous
+from triskele_server.party.release_files import read_bound, read_previous
 
 
 @pytest.fixture
@@ -138,3 +138,70 @@ def test_a_damaged_previous_aggregate_is_not_used(start_party, clipping, submiss
         _changed(damaged, content)
     with pytest.raises(StoreDamaged):
         read_previous(path, clipping.digest, 1000, None)
+
+
+@pytest.fixture
+def adapting() -> TaskSpec:
+    options = {"bound": 0.5, "quantile": 0.5, "learning_rate": 0.2, "count_noise": 1.0}
+    return TaskSpec("adapting", 1000, 1.0, rule="norm-clip", rule_options=options, max_participants=16)
+
+
+def test_the_next_round_starts_from_the_released_rounds_bound_also_after_a_restart(start_party, adapting, submission):
+    async def scenario():
+        async with start_party() as party:
+            party.runner.clip_bound = 1 << 38
+            await _computed(party, adapting, submission)
+            await party.end(adapting, "RELEASED")
+            first = party.runner.jobs[0].clip_bound
+        async with start_party() as party:
+            party.runner.clip_bound = 1 << 37
+            await _computed(party, adapting, submission, 2)
+            await party.end(adapting, "FAILED", 2)
+            party.runner.clip_bound = 1 << 36
+            await _computed(party, adapting, submission, 3)
+            read = [read_bound(job.clip_bound, adapting.digest) for job in party.runner.jobs]
+            await party.end(adapting, "RELEASED", 3)
+            return first, read, read_bound(party.runner.jobs[0].clip_bound, adapting.digest)
+
+    first, read, last = asyncio.run(scenario())
+    assert first is None
+    assert read == [1 << 38, 1 << 38]
+    assert last == 1 << 36
+
+
+def test_a_bound_survives_a_restart_between_the_computation_and_the_release(start_party, adapting, submission):
+    async def scenario():
+        async with start_party() as party:
+            party.runner.clip_bound = 1 << 38
+            await _computed(party, adapting, submission)
+        async with start_party() as party:
+            await party.end(adapting, "RELEASED")
+            await _computed(party, adapting, submission, 2)
+            return read_bound(party.runner.jobs[0].clip_bound, adapting.digest)
+
+    assert asyncio.run(scenario()) == 1 << 38
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data.replace(b"274877906944", b"274877906945"),
+        lambda data: data.replace(b'"round": 1', b'"round": 2'),
+        lambda data: b"[]",
+    ],
+)
+def test_a_damaged_bound_is_not_used(start_party, adapting, submission, content):
+    async def scenario():
+        async with start_party() as party:
+            party.runner.clip_bound = 1 << 38
+            await _computed(party, adapting, submission)
+            await party.end(adapting, "RELEASED")
+            return party.config.data / "previous" / f"{adapting.digest.hex()}.bound"
+
+    path = asyncio.run(scenario())
+    assert read_bound(path, adapting.digest) == 1 << 38
+    _changed(path, content)
+    with pytest.raises(StoreDamaged):
+        read_bound(path, adapting.digest)
