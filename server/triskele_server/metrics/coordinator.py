@@ -66,6 +66,8 @@ REFUSALS: Final = frozenset(
     ("failed_validity_check", "incomplete_upload", "manifests_differ", "not_enrolled", "wrong_slot")
 )
 
+for _party in PARTIES:
+    LOG_COSIGNED.labels(str(_party))
 for _reason in (*sorted(FAILURES), OTHER):
     ROUNDS_FAILED.labels(_reason)
 for _reason in (*sorted(REFUSALS), OTHER):
