@@ -21,6 +21,7 @@ from triskele.limits import DEFAULT_LIMITS
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server import logs
 from triskele_server.benchmark.scene import Row
+from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics import rpc as metrics
 from triskele_server.rpc.interceptors import Context
 from triskele_server.rpc.server import bind, build_server, stop_server
@@ -116,6 +117,7 @@ def serve_plain(given: PlainServer, pipe: Connection) -> None:
     with given.log.open("a", encoding="utf-8") as log:
         sys.stderr = log
         logs.configure("plain")  # as much is logged as by any other server
+        keep_freed_pages()
         asyncio.run(_serve(given, pipe))
 
 
@@ -126,6 +128,7 @@ async def _serve(given: PlainServer, pipe: Connection) -> None:
     coordinator_pb2_grpc.add_CoordinatorServicer_to_server(PlainResult(average), server)
     port = bind(server, "127.0.0.1:0", given.tls)
     await server.start()
+    started()
     pipe.send(port)
     await asyncio.to_thread(pipe.recv)
     received = metrics.RPC_RECEIVED.labels(_UPLOAD)

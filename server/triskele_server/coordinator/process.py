@@ -29,6 +29,7 @@ from triskele_server.coordinator.runner import TaskRunner, close_ended_rounds, o
 from triskele_server.coordinator.service import CoordinatorService, wishes_certified_by
 from triskele_server.coordinator.store import Store
 from triskele_server.hardening import harden
+from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics.coordinator import TASKS_RUNNING
 from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.rpc.channel import open_channel
@@ -48,6 +49,7 @@ async def serve(config: CoordinatorConfig) -> None:
     logs.configure("coordinator")
     TRACES.configure("coordinator")
     harden()
+    keep_freed_pages()
     tasks = load_tasks(config.tasks)
     check_rules(tasks)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,6 +81,7 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
     try:
         port = bind(server, config.listen, config.tls.files)
         await server.start()
+        started()
         await probes.ready()
         _log.info("coordinator_ready", listen=config.listen, port=port, tasks=[t.spec.name for t in tasks])
         with shown(_collector(config)):

@@ -23,6 +23,7 @@ from triskele_server import logs
 from triskele_server.at_rest import STORE_KEY, ShareVault
 from triskele_server.config import PartyConfig, party_identity
 from triskele_server.hardening import harden
+from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics.member import MemberCollector, shown
 from triskele_server.party.control import RoundControl
 from triskele_server.party.cosigner import Cosigner
@@ -151,6 +152,7 @@ async def serve(config: PartyConfig, *, link_delay: float = 0.0) -> None:
     logs.configure(f"party-{config.index}")
     TRACES.configure(f"party-{config.index}")
     harden()
+    keep_freed_pages()
     stop = asyncio.create_task(until_stop_signal())  # from now on: a signal during the start ends it in order
     config.tls.files.server_credentials()  # a file that cannot be read is told before a process is spawned
     worker = MpcWorker(config, link_delay)
@@ -162,6 +164,7 @@ async def serve(config: PartyConfig, *, link_delay: float = 0.0) -> None:
             return
         await starting
         async with running(config, worker):
+            started()
             await stop
             _log.info("stopping")
     finally:

@@ -28,6 +28,7 @@ from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.config import PartyConfig
 from triskele_server.hardening import harden
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
+from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics.exposition import worker_counts
 from triskele_server.metrics.mpc import StepMeter
 from triskele_server.party.checkpoint import FileCheckpoints
@@ -65,6 +66,7 @@ def main(config: PartyConfig, pipe: Connection, link_delay: float = 0.0) -> None
     logs.configure(f"party-{config.index}-mpc")
     TRACES.configure(f"party-{config.index}-mpc")
     harden()
+    keep_freed_pages()
     torch.set_num_threads(1)  # more threads per party only get in the other parties' way
     child = WorkerProcess(config, pipe, link_delay)
     threading.Thread(target=lambda: asyncio.run(child.serve()), daemon=True).start()
@@ -100,6 +102,7 @@ class WorkerProcess:
         except ConfigurationError as error:
             self._tell(Started(str(error)))
             return
+        started()
         self._tell(Started())
         told: tuple[Metric, ...] = ()
         while await server.wait_for_termination(COUNT_SECONDS):  # what is counted between steps, and after the last
