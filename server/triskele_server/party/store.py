@@ -181,15 +181,13 @@ class PartyStore:
                 sealed=False,
                 relayed=relayed,
             )
-            transaction.execute(uploads.insert().values(task=key.task, round=key.number, **vars(upload)))
+            transaction.execute(_NEW_UPLOAD, {"task": key.task, "round": key.number, **vars(upload)})
             return upload
 
     def commit_offset(self, key: RoundKey, participant: ParticipantId, committed: int) -> None:
         """State that so many bytes of the heavy share are on disk; they have been synced before."""
         with self._transaction() as transaction:
-            transaction.execute(
-                uploads.update().where(*_upload_is(key, participant), ~uploads.c.complete).values(committed=committed)
-            )
+            transaction.execute(_CHANGE_INCOMPLETE, {**_of_upload(key, participant), "committed": committed})
 
     def complete(self, key: RoundKey, participant: ParticipantId, committed: int, relay: Relay = Relay.NONE) -> None:
         """State that both shares are on disk and match the manifest. Raises WrongState if the round has closed.
@@ -199,7 +197,7 @@ class PartyStore:
         with self._transaction() as transaction:
             _must_be_open(transaction, key)
             values = {"committed": committed, "complete": True, "relay": relay.value}
-            transaction.execute(uploads.update().where(*_upload_is(key, participant)).values(**values))
+            transaction.execute(_CHANGE_UPLOAD, {**_of_upload(key, participant), **values})
 
     def seeded(self, key: RoundKey, participant: ParticipantId) -> Upload:
         """State that the participant's own part of a relayed upload is on disk: with the words it is complete."""
@@ -212,10 +210,9 @@ class PartyStore:
     def _relayed_part(self, key: RoundKey, participant: ParticipantId, values: dict[str, Any]) -> Upload:
         with self._transaction() as transaction:
             _must_be_open(transaction, key)
-            where = (*_upload_is(key, participant), uploads.c.relayed)
-            transaction.execute(uploads.update().where(*where).values(**values))
-            whole = (*where, uploads.c.seeded, uploads.c.committed == uploads.c.size)
-            transaction.execute(uploads.update().where(*whole).values(complete=True))
+            of = _of_upload(key, participant)
+            transaction.execute(_CHANGE_RELAYED, {**of, **values})
+            transaction.execute(_CHANGE_WHOLE, {**of, "complete": True})
             found = _find_upload(transaction, key, participant)
             if found is None or not found.relayed:
                 raise WrongState(f"{participant}: the other holder does not bring this upload's words any more")
@@ -225,8 +222,8 @@ class PartyStore:
         """The participant sends the words of a relayed upload itself, from the first: what was brought is dropped."""
         with self._transaction() as transaction:
             _must_be_open(transaction, key)
-            where = (*_upload_is(key, participant), uploads.c.relayed, ~uploads.c.complete)
-            transaction.execute(uploads.update().where(*where).values(relayed=False, committed=0, seeded=False))
+            values = {"relayed": False, "committed": 0, "seeded": False}
+            transaction.execute(_CHANGE_RELAYED_INCOMPLETE, {**_of_upload(key, participant), **values})
             found = _find_upload(transaction, key, participant)
             if found is None:
                 raise WrongState(f"{participant}: this upload was thrown away; send it again")
@@ -249,19 +246,18 @@ class PartyStore:
     def relay_ended(self, key: RoundKey, participant: ParticipantId, relay: Relay) -> None:
         """State what became of a relay that was due."""
         with self._transaction() as transaction:
-            where = (*_upload_is(key, participant), uploads.c.relay == Relay.DUE.value)
-            transaction.execute(uploads.update().where(*where).values(relay=relay.value))
+            transaction.execute(_CHANGE_DUE, {**_of_upload(key, participant), "relay": relay.value})
 
     def reopen_upload(self, key: RoundKey, participant: ParticipantId, committed: int, *, seeded: bool = False) -> None:
         """State that only so many bytes are there, and, of a relayed upload, whether the seed: files were lost."""
         values = {"committed": committed, "complete": False, "seeded": seeded, "relay": Relay.NONE.value}
         with self._transaction() as transaction:
-            transaction.execute(uploads.update().where(*_upload_is(key, participant)).values(**values))
+            transaction.execute(_CHANGE_UPLOAD, {**_of_upload(key, participant), **values})
 
     def discard(self, key: RoundKey, participant: ParticipantId) -> None:
         """Forget an incomplete upload; its participant may send another."""
         with self._transaction() as transaction:
-            transaction.execute(uploads.delete().where(*_upload_is(key, participant), ~uploads.c.complete))
+            transaction.execute(_FORGET_INCOMPLETE, _of_upload(key, participant))
 
     def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundRecord:
         """Fix the input set; the same again is no error. Raises Conflict on another, WrongState if one is missing."""
@@ -280,8 +276,7 @@ class PartyStore:
                         f"slot {submission.slot}: this party holds no such submission of {submission.participant}"
                     )
             for submission in submissions:
-                where = _upload_is(key, submission.participant)
-                transaction.execute(uploads.update().where(*where).values(sealed=True))
+                transaction.execute(_CHANGE_UPLOAD, {**_of_upload(key, submission.participant), "sealed": True})
             return _move(transaction, record, RoundEvent.SEAL)
 
     def start_attempt(self, key: RoundKey, attempt: int, affordable: int | None = None) -> bool:
@@ -361,20 +356,53 @@ def _round_is(key: RoundKey) -> tuple[sa.ColumnElement[bool], ...]:
     return rounds.c.task == key.task, rounds.c.round == key.number
 
 
-def _upload_is(key: RoundKey, participant: ParticipantId) -> tuple[sa.ColumnElement[bool], ...]:
-    return uploads.c.task == key.task, uploads.c.round == key.number, uploads.c.participant == participant
+# The statements of an upload, made once: SQLAlchemy takes longer to make one than SQLite to run it. Values of `_of` say
+# which round or upload; other values given with a change are the columns that it sets.
+_IN_ROUND = (uploads.c.task == sa.bindparam("of_task"), uploads.c.round == sa.bindparam("of_round"))
+_IS_UPLOAD = (*_IN_ROUND, uploads.c.participant == sa.bindparam("of_participant"))
+_IS_ROUND = (rounds.c.task == sa.bindparam("of_task"), rounds.c.round == sa.bindparam("of_round"))
+_FIND_ROUND = sa.select(rounds).where(*_IS_ROUND)
+_FIND_STATE = sa.select(rounds.c.state).where(*_IS_ROUND)
+_FIND_UPLOAD = sa.select(uploads).where(*_IS_UPLOAD)
+_FIND_UPLOADS = sa.select(uploads).where(*_IN_ROUND).order_by(uploads.c.slot)
+_FIND_SIZE = sa.select(sa.func.sum(uploads.c.size)).where(*_IN_ROUND)
+_FIND_PROMISED = (
+    sa.select(sa.func.sum(uploads.c.size - uploads.c.committed))
+    .join(rounds, (rounds.c.task == uploads.c.task) & (rounds.c.round == uploads.c.round))
+    .where(rounds.c.state == RoundState.OPEN.value, ~uploads.c.complete)
+)
+_NEW_UPLOAD = uploads.insert()
+_CHANGE_UPLOAD = uploads.update().where(*_IS_UPLOAD)
+_CHANGE_INCOMPLETE = _CHANGE_UPLOAD.where(~uploads.c.complete)
+_CHANGE_RELAYED = _CHANGE_UPLOAD.where(uploads.c.relayed)
+_CHANGE_RELAYED_INCOMPLETE = _CHANGE_RELAYED.where(~uploads.c.complete)
+_CHANGE_WHOLE = _CHANGE_RELAYED.where(uploads.c.seeded, uploads.c.committed == uploads.c.size)
+_CHANGE_DUE = _CHANGE_UPLOAD.where(uploads.c.relay == Relay.DUE.value)
+_FORGET_INCOMPLETE = uploads.delete().where(*_IS_UPLOAD, ~uploads.c.complete)
+
+
+def _of_round(key: RoundKey) -> dict[str, Any]:
+    return {"of_task": key.task, "of_round": key.number}
+
+
+def _of_upload(key: RoundKey, participant: ParticipantId) -> dict[str, Any]:
+    return {**_of_round(key), "of_participant": participant}
 
 
 def _find_round(transaction: sa.Connection, key: RoundKey) -> RoundRecord | None:
-    row = transaction.execute(sa.select(rounds).where(*_round_is(key))).mappings().one_or_none()
+    row = transaction.execute(_FIND_ROUND, _of_round(key)).mappings().one_or_none()
     return None if row is None else round_record(row)
 
 
 def _round(transaction: sa.Connection, key: RoundKey) -> RoundRecord:
     found = _find_round(transaction, key)
     if found is None:
-        raise NotFound(f"{key} was never opened at this party")
+        raise _never_opened(key)
     return found
+
+
+def _never_opened(key: RoundKey) -> NotFound:
+    return NotFound(f"{key} was never opened at this party")
 
 
 def _opened_rounds(transaction: sa.Connection, but: RoundKey) -> int:
@@ -384,35 +412,30 @@ def _opened_rounds(transaction: sa.Connection, but: RoundKey) -> int:
 
 
 def _must_be_open(transaction: sa.Connection, key: RoundKey) -> None:
-    state = _round(transaction, key).state
-    if state is not RoundState.OPEN:
+    state = transaction.execute(_FIND_STATE, _of_round(key)).scalar_one_or_none()
+    if state is None:
+        raise _never_opened(key)
+    if state != RoundState.OPEN:
         raise WrongState(f"{key} is {state}: it takes no uploads any more")
 
 
 def _find_upload(transaction: sa.Connection, key: RoundKey, participant: ParticipantId) -> Upload | None:
-    row = transaction.execute(sa.select(uploads).where(*_upload_is(key, participant))).mappings().one_or_none()
+    row = transaction.execute(_FIND_UPLOAD, _of_upload(key, participant)).mappings().one_or_none()
     return None if row is None else upload_record(row)
 
 
 def _all_uploads(transaction: sa.Connection, key: RoundKey) -> tuple[Upload, ...]:
-    query = sa.select(uploads).where(uploads.c.task == key.task, uploads.c.round == key.number)
-    return tuple(map(upload_record, transaction.execute(query.order_by(uploads.c.slot)).mappings()))
+    return tuple(map(upload_record, transaction.execute(_FIND_UPLOADS, _of_round(key)).mappings()))
 
 
 def _size_of(transaction: sa.Connection, key: RoundKey) -> int:
     """Bytes of words of all uploads to a round, whole: what has come and what will."""
-    query = sa.select(sa.func.sum(uploads.c.size)).where(uploads.c.task == key.task, uploads.c.round == key.number)
-    return int(transaction.execute(query).scalar() or 0)
+    return int(transaction.execute(_FIND_SIZE, _of_round(key)).scalar() or 0)
 
 
 def _promised(transaction: sa.Connection) -> int:
     """Bytes that uploads to open rounds have not written yet."""
-    query = (
-        sa.select(sa.func.sum(uploads.c.size - uploads.c.committed))
-        .join(rounds, (rounds.c.task == uploads.c.task) & (rounds.c.round == uploads.c.round))
-        .where(rounds.c.state == RoundState.OPEN.value, ~uploads.c.complete)
-    )
-    return int(transaction.execute(query).scalar() or 0)
+    return int(transaction.execute(_FIND_PROMISED).scalar() or 0)
 
 
 def _move(transaction: sa.Connection, record: RoundRecord, event: RoundEvent, **values: Any) -> RoundRecord:
