@@ -50,7 +50,7 @@ nightly: setup
 	$(BIN)/python -m bench.filter
 	$(BIN)/python -m tests.oracle.sweep
 	TRISKELE_SIMULATION_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 0 tests/simulation/test_fault_simulation.py
-	$(BIN)/python -m pytest -m own_environment tests/deploy tests/e2e
+	$(BIN)/python -m pytest -m own_environment tests/deploy
 	$(MAKE) flower nvflare pythons
 
 # Every decoder under atheris, 30 s each (ARGS="--seconds 300 task" for longer, or for some): inputs stay in build/fuzz.

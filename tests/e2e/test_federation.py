@@ -223,8 +223,6 @@ def test_killed_participant_resumes_its_upload_with_the_same_bytes(
     np.testing.assert_allclose(rest[0].result(timeout=120), rows.mean(0), atol=1e-12)
 
 
-# Nightly: the participants' connections, in the process that starts parties again, may take minutes to come back.
-@pytest.mark.own_environment
 def test_kill_of_both_holders_while_shares_are_relayed_costs_nothing(federation: LocalFederation) -> None:
     rows = updates(8, dimension=RELAYED)
     patient = RetryPolicy(attempts=200, total=200.0)
