@@ -20,13 +20,13 @@ from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, types_pb2
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.result_files import ResultFiles
-from triskele_server.coordinator.rounds import RoundId
+from triskele_server.coordinator.rounds import RoundId, RoundRecord
 from triskele_server.coordinator.store import Store, StoredTask
 from triskele_server.coordinator.views import round_view
 from triskele_server.rpc.interceptors import Context, about, caller
 
 _MAX_NUMBER = (1 << 63) - 1
-_VIEWS_PER_SECOND = 400  # of counts that grow while a round is open, to all watchers of a task together
+_VIEWS_PER_SECOND = 100  # of counts that grow while a round is open, to all watchers of a task together
 
 
 def refuse_wish(_: EnrolmentWish) -> None:
@@ -46,10 +46,10 @@ def wishes_certified_by(authority: x509.Certificate, federation: str) -> Callabl
 
 @dataclass
 class _Standing:
-    """What the store said of a task in one version of its changes, read once for all watchers that a change wakes."""
+    """What the store said of a task in one version of its changes, read once for all whom it is shown."""
 
     version: int
-    finished: bool | None = None
+    last: RoundRecord | None  # the newest round
     views: dict[RoundNumber, coordinator_pb2.RoundView] = field(default_factory=dict)
 
 
@@ -80,6 +80,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._limits = limits
         self._check_wish = check_wish
         self._watchers: Counter[TaskDigest] = Counter()
+        self._tasks: dict[TaskDigest, StoredTask] = {}  # tasks are put before they are served, and do not change then
         self._standings: dict[TaskDigest, _Standing] = {}
 
     async def ListTasks(  # noqa: N802  gRPC's name
@@ -110,11 +111,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
     ) -> AsyncIterator[coordinator_pb2.RoundView]:
         digest, first = task.spec.digest, min(max(request.from_round, 1), _MAX_NUMBER)
         seen = self._changes.version(digest)
-        pending = [record.id.number for record in self._store.rounds(digest, first)]
+        pending = self._store.numbers(digest, first)
         while True:
-            finished = self._has_finished(digest)  # if so before the views are read, they are the last ones
+            finished = self._finished(task)  # if so before the views are read, they are the last ones
             for number in pending:
-                yield self._view(task, RoundNumber(number))
+                yield self._view(task, number)
             if finished:
                 return
             await self._changes.pause(digest, seen, self._watchers[digest] / _VIEWS_PER_SECOND)
@@ -204,22 +205,19 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             views[number] = round_view(self._store.round(RoundId(digest, number)), task.spec)
         return views[number]
 
-    def _has_finished(self, digest: TaskDigest) -> bool:
-        """Whether nothing of the task can change any more."""
-        standing = self._standing(digest)
-        if standing.finished is None:
-            standing.finished = self._finished(digest)
-        return standing.finished
-
     def _standing(self, digest: TaskDigest) -> _Standing:
         version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again
         standing = self._standings.get(digest)
         if standing is None or standing.version != version:
-            standing = self._standings[digest] = _Standing(version)
+            standing = self._standings[digest] = _Standing(version, self._store.last_round(digest))
         return standing
 
     def _task(self, digest: bytes) -> StoredTask:
-        return self._store.task(TaskDigest(digest))
+        named = TaskDigest(digest)
+        task = self._tasks.get(named)
+        if task is None:
+            task = self._tasks[named] = self._store.task(named)
+        return task
 
     def _round_id(self, digest: bytes, number: int) -> RoundId:
         if not 1 <= number <= _MAX_NUMBER:
@@ -228,20 +226,22 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         about(task, number)
         return RoundId(task, RoundNumber(number))
 
-    def _finished(self, digest: TaskDigest) -> bool:
+    def _finished(self, task: StoredTask) -> bool:
+        """Whether nothing of the task can change any more."""
+        digest = task.spec.digest
         if digest not in self._served:
             return True
-        last = self._store.last_round(digest)
+        last = self._standing(digest).last
         if last is None or not last.ended:
             return False
-        return last.ends_task or last.id.number >= self._store.task(digest).rounds
+        return last.ends_task or last.id.number >= task.rounds
 
     def _task_view(self, task: StoredTask) -> coordinator_pb2.TaskView:
-        last = self._store.last_round(task.spec.digest)
+        last = self._standing(task.spec.digest).last
         return coordinator_pb2.TaskView(
             name=task.spec.name,
             task=task.spec.canonical(),
             rounds=task.rounds,
             current_round=0 if last is None else last.id.number,
-            finished=self._finished(task.spec.digest),
+            finished=self._finished(task),
         )

@@ -155,6 +155,12 @@ class Store:
             query = select(RoundRow).where(RoundRow.task == task, RoundRow.number >= first).order_by(RoundRow.number)
             return [_record(session, row) for row in session.scalars(query)]
 
+    def numbers(self, task: TaskDigest, first: int = 1) -> list[RoundNumber]:
+        """The numbers of the task's rounds from `first` on, in order."""
+        with self._reading() as session:
+            query = select(RoundRow.number).where(RoundRow.task == task, RoundRow.number >= first)
+            return [RoundNumber(number) for number in session.scalars(query.order_by(RoundRow.number))]
+
     def last_round(self, task: TaskDigest) -> RoundRecord | None:
         """The task's newest round."""
         with self._reading() as session:
