@@ -1,4 +1,4 @@
-"""Fixed-point encoding of an update into the ring Z_{2^64}: clip to norm C, scale by 2^f / C, round stochastically.
+"""Fixed-point encoding of an update into ring words: clip to norm C, scale by 2^f / C, round stochastically.
 
 Rounding up with probability equal to the fraction keeps the aggregate unbiased whatever the update's scale.
 """
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from triskele.errors import InvalidUpdate
 from triskele.keystream import KeyStream
+from triskele.ring import Words
 from triskele.task import FRACTION_BITS
-
-Words = NDArray[np.int64]
 
 _CHUNK = 1 << 14  # entries; the temporaries stay in cache
 
@@ -50,20 +49,21 @@ def encode(
     *,
     clip_norm: float,
     rounding: KeyStream,
+    fraction_bits: int = FRACTION_BITS,
     clip: bool = True,
     out: Words | None = None,
 ) -> Words:
-    """Ring words q = stochastic_round(x / C * 2^20) of the update clipped to L2 norm C.
+    """Ring words q = stochastic_round(x / C * 2^f) of the update clipped to L2 norm C, f = `fraction_bits`.
 
     update: float32 or float64 [d]. rounding: a key stream of secret randomness, 4 bytes are taken per entry.
-    Returns int64 [d], `out` itself if given, with norm at most 2^20 + sqrt(d). Raises InvalidUpdate on NaN or Inf, and
-    on a norm above C if `clip` is false.
+    Returns int64 [d], or `out` itself, int64 or int32, with norm at most 2^f + sqrt(d). Raises InvalidUpdate on NaN or
+    Inf, and on a norm above C if `clip` is false.
     """
     norm = l2_norm(update) if clip else check_norm(update, clip_norm)
-    scale = 2.0**FRACTION_BITS / clip_norm
+    scale = 2.0**fraction_bits / clip_norm
     if norm > clip_norm:
         scale *= clip_norm / norm
-    words = np.empty(len(update), np.int64) if out is None else out
+    words: Words = np.empty(len(update), np.int64) if out is None else out
     # The temporaries are made once: in a thread, freeing and making them again costs as much as the arithmetic.
     scaled, uniform = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, np.float64)
     random = np.empty(_CHUNK, "<u4")
@@ -77,6 +77,8 @@ def encode(
     return words
 
 
-def decode(words: Words, *, clip_norm: float, weight_total: float) -> NDArray[np.float64]:
-    """The weighted mean in model units: words / weight_total * C / 2^20, float64 [d]."""
-    return words.astype(np.float64) * (clip_norm / 2.0**FRACTION_BITS / weight_total)
+def decode(
+    words: Words, *, clip_norm: float, weight_total: float, fraction_bits: int = FRACTION_BITS
+) -> NDArray[np.float64]:
+    """The weighted mean in model units: words / weight_total * C / 2^f, float64 [d]."""
+    return words.astype(np.float64) * (clip_norm / 2.0**fraction_bits / weight_total)

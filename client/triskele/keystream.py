@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from triskele.ring import WIDE, Ring, Words
+
 _ZEROS: Final = bytes(1 << 18)  # AES-CTR of zeros is the key stream; read only
 _BLOCK: Final = 16  # bytes of one AES block
 
@@ -43,6 +45,6 @@ class KeyStream:
             stop = min(start + len(_ZEROS), len(out))
             self._cipher.update_into(_ZEROS[: stop - start], view[start:stop])
 
-    def words(self, count: int) -> NDArray[np.int64]:
-        """The next `count` little-endian 64-bit words."""
-        return self.read(count * 8).view("<i8")
+    def words(self, count: int, ring: Ring = WIDE) -> Words:
+        """The next `count` little-endian words of a ring."""
+        return self.read(count * ring.word_bytes).view(ring.dtype)

@@ -13,9 +13,9 @@ from typing import Final, NewType
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.ids import RoundNumber, ShareIndex, TaskDigest
 from triskele.keystream import KeyStream, derive
+from triskele.ring import Words
 
 MaskKey = NewType("MaskKey", bytes)  # 32 secret bytes
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from triskele.connection import Connections, RetryPolicy, typed_errors
 from triskele.coordinates import spread
-from triskele.encoding import Words, decode
+from triskele.encoding import decode
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, RoundNumber
 from triskele.limits import Limits
 from triskele.mask_keys import fetch_mask_keys
 from triskele.release_mask import remove_masks
-from triskele.sharing import WORD_BYTES
+from triskele.ring import Ring, Words
 from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2
 
@@ -66,13 +66,13 @@ def fetch_aggregate(
         keys = fetch_mask_keys(connections, spec, number, digest, addresses=addresses, limits=limits, retries=retries)
         remove_masks(words, keys, spec.digest, number)
     divisor = header.weight_total * 2.0**header.coefficient_bits
-    mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor)
+    mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor, fraction_bits=spec.fraction_bits)
     return Aggregate(spread(mean, spec, number), header.weight_total, digest)
 
 
 def _read(chunks: Iterator[Any], spec: TaskSpec) -> _Released:
     header = _header(next(chunks, None), spec)
-    words = _words(chunks, spec.dimension)
+    words = _words(chunks, spec.dimension, spec.ring)
     digest = hashlib.sha256(words.data).digest()
     if not hmac.compare_digest(digest, header.digest):
         raise PartyFault("the coordinator sent a result that does not have the announced digest; nothing of it is used")
@@ -92,9 +92,9 @@ def _header(message: Any, spec: TaskSpec) -> coordinator_pb2.ResultHeader:
     return header
 
 
-def _words(chunks: Iterator[Any], dimension: int) -> Words:
-    """int64 [dimension] from chunks that follow each other without a gap; memory is bounded by the task."""
-    words = np.empty(dimension, "<i8")
+def _words(chunks: Iterator[Any], dimension: int, ring: Ring) -> Words:
+    """Words [dimension] from chunks that follow each other without a gap; memory is bounded by the task."""
+    words = np.empty(dimension, ring.dtype)
     room = words.data.cast("B")
     filled = 0
     for message in chunks:
@@ -102,7 +102,7 @@ def _words(chunks: Iterator[Any], dimension: int) -> Words:
         if message.WhichOneof("part") != "chunk" or message.chunk.offset != filled or not data:
             raise PartyFault("the coordinator sent the pieces of a result out of order")
         if filled + len(data) > len(room):
-            raise PartyFault(f"the coordinator sent more than the announced {dimension * WORD_BYTES} bytes of a result")
+            raise PartyFault(f"the coordinator sent more than the announced {len(room)} bytes of a result")
         room[filled : filled + len(data)] = data
         filled += len(data)
     if filled != len(room):

@@ -15,17 +15,15 @@ from typing import NewType
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest
 from triskele.keystream import KeyStream, derive
+from triskele.ring import Words, ring_of
 
 Seed = NewType("Seed", bytes)  # 16 bytes
 Salt = NewType("Salt", bytes)  # 16 bytes, known to one share's two holders only
 Commitment = NewType("Commitment", bytes)  # SHA-256(salt || share), 32 bytes
 
 SEED_BYTES = SALT_BYTES = 16
-WORD_BYTES = 8
-WORDS_PER_BLOCK = 2  # words in one AES block; a share is read from an even word
 _CHUNK = 1 << 14  # words
 
 
@@ -79,15 +77,16 @@ def heavy_index(slot: Slot) -> ShareIndex:
 
 
 def split(words: Words, *, heavy: ShareIndex, context: ShareContext, entropy: bytes, in_place: bool = False) -> Sharing:
-    """Share int64 [length] `words`; all randomness is derived from 32 secret bytes that are never used again.
+    """Share [length] `words` in their ring; all randomness is derived from 32 secret bytes that are never used again.
 
     With `in_place` the heavy share takes the memory of `words`, which are gone then.
     """
     drawn = [derive(entropy, b"triskele/v1/seed" + bytes([i])) for i in range(3)]
     seeds = {ShareIndex(i): Seed(drawn[i]) for i in range(3) if i != heavy}
     streams = [expand(seed, context, index) for index, seed in seeds.items()]
-    rest = words.astype("<i8", copy=not in_place)
-    mask = np.empty(_CHUNK, "<i8")
+    dtype = ring_of(words).dtype
+    rest = words.astype(dtype, copy=not in_place)
+    mask = np.empty(_CHUNK, dtype)
     for start in range(0, len(rest), _CHUNK):
         part = rest[start : start + _CHUNK]
         for stream in streams:
@@ -111,7 +110,7 @@ def commitment_matches(expected: Commitment, salt: Salt, share: bytes | memoryvi
 
 def reconstruct(sharing: Sharing, context: ShareContext) -> Words:
     """The shared words; only tests and test vectors ever hold all three shares."""
-    total = sharing.heavy_words.astype(np.int64, copy=True)
+    total = sharing.heavy_words.copy()
     for index, seed in sharing.seeds.items():
-        total += expand(seed, context, index).words(len(total))
+        total += expand(seed, context, index).words(len(total), ring_of(total))
     return total

@@ -29,12 +29,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from triskele.coordinates import taken
-from triskele.encoding import Words, check_norm, encode
+from triskele.encoding import check_norm, encode
 from triskele.errors import InvalidUpdate
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.keystream import KeyStream, derive
 from triskele.local_noise import checked_local_noise, with_local_noise
 from triskele.manifest import Manifest, ManifestDigest, sign
+from triskele.ring import Words
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.structure import Vector
 from triskele.task import TaskSpec
@@ -54,7 +55,7 @@ class EncodedUpdate:
 
     task: TaskDigest
     round: RoundNumber
-    words: Words = field(repr=False)  # int64 [length]; the weight is the last word of a weighted task
+    words: Words = field(repr=False)  # [length] of the ring; the weight is the last word of a weighted task
     entropy: bytes = field(repr=False)  # 32 bytes
 
 
@@ -103,9 +104,16 @@ def encode_update(
         random = KeyStream(derive(entropy, _LOCAL_NOISE))
         vector = with_local_noise(vector, clip_norm=spec.clip_norm, local_noise=noise, random=random)
         clip = True
-    words = np.empty(spec.length, np.int64)
+    words = np.empty(spec.length, spec.ring.dtype)
     rounding = KeyStream(derive(entropy, _ROUNDING))
-    encode(vector, clip_norm=spec.clip_norm, rounding=rounding, clip=clip, out=words[: spec.dimension])
+    encode(
+        vector,
+        clip_norm=spec.clip_norm,
+        rounding=rounding,
+        fraction_bits=spec.fraction_bits,
+        clip=clip,
+        out=words[: spec.dimension],
+    )
     if spec.weighted:
         words[-1] = checked
     return EncodedUpdate(spec.digest, round_number, words, entropy)

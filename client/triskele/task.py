@@ -15,17 +15,20 @@ from triskele.errors import Forbidden, InvalidTask
 from triskele.ids import ParticipantId, TaskDigest, TaskName, checked_name
 from triskele.limits import DEFAULT_LIMITS
 from triskele.privacy import Privacy
+from triskele.ring import NARROW, WIDE, Ring
 
-FORMAT = "triskele/v1/task"
-FRACTION_BITS = 20
+FORMAT = "triskele/v2/task"
+FRACTION_BITS = 20  # of the 64-bit ring, and the most in the 32-bit one
 VALUE_BITS = FRACTION_BITS + 1  # an accepted entry is at most 1.1 * 2^20 in absolute value
-RING_BITS = 64
-HEADROOM_BITS = RING_BITS - 2  # one bit for the sign, one to spare
+HEADROOM_BITS = WIDE.bits - 2  # one bit for the sign, one to spare
+SKETCHED_BITS = 64  # of log2(dimension) + 2 f in the 32-bit ring, so that no bucket of a sketch wraps
+LIFTED_BITS = 30  # a word of the 32-bit ring that is lifted is below 2^30
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-100, 1e100  # beyond, squares of entries leave what float64 can hold
 
 Decisions = Literal["public", "hidden"]
 Gram = Literal["auto", "exact", "sketch"]
 Release = Literal["participants", "public"]
+RingChoice = Literal["auto", 32, 64]
 RuleOption = int | float | str | bool
 RuleOptions = Mapping[str, RuleOption | Mapping[str, RuleOption]]
 
@@ -33,6 +36,11 @@ _IF_SET = ("privacy", "covers")  # fields that the canonical form has only where
 
 DEFAULT_RULE = "flame"
 DEFAULT_RULE_WITH_ROOT = "fltrust"
+
+_NUMBERS = (
+    *("dimension", "max_weight", "max_participants", "max_rows", "min_accepted"),
+    *("ring_bits", "fraction_bits", "model_dimension"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class TaskSpec:
     aggregate: under "participants" coordinator and parties hold it under a mask, "public" shows it to them too.
     `privacy` (or its table) is the noise that the parties add to the aggregate; None adds none. `covers` allows
     submissions of weight 0 that nobody can tell from real ones.
+
+    `ring_bits` says which ring updates are shared in, Z_{2^64} or Z_{2^32}; there they have `fraction_bits` places, 20
+    in the 64-bit one. The coordinator chooses what provably wraps nowhere, and every party checks it.
     """
 
     name: TaskName
@@ -70,6 +81,8 @@ class TaskSpec:
     model_dimension: int = 0
     privacy: Privacy | None = None
     covers: bool = False
+    ring_bits: int = WIDE.bits
+    fraction_bits: int = FRACTION_BITS
 
     def __post_init__(self) -> None:
         checked_name(self.name, "task name")
@@ -84,7 +97,7 @@ class TaskSpec:
             object.__setattr__(self, "clip_norm", float(self.clip_norm))  # one canonical form for 1 and 1.0
         if not 1 <= self.dimension <= DEFAULT_LIMITS.max_dimension:
             raise InvalidTask(f"dimension {self.dimension} is not in 1 to {DEFAULT_LIMITS.max_dimension}")
-        for name in ("dimension", "max_weight", "max_participants", "max_rows", "min_accepted", "model_dimension"):
+        for name in _NUMBERS:
             if isinstance(getattr(self, name), bool):
                 raise InvalidTask(f"{name} must be a number, not true or false")  # which Python would count as 1 or 0
         self._check_model_dimension()
@@ -104,6 +117,7 @@ class TaskSpec:
         _check_choice("release", self.release, "participants", "public")
         if self.gram not in ("auto", "exact", "sketch"):
             raise InvalidTask(f"gram {self.gram!r} is none of 'auto', 'exact', 'sketch'")
+        self._check_ring()
         self.check_headroom()
 
     def _check_covers(self) -> None:
@@ -118,6 +132,21 @@ class TaskSpec:
                 f"model_dimension {self.model_dimension} is not in {self.dimension + 1} (dimension + 1) to "
                 f"{DEFAULT_LIMITS.max_model_dimension}; leave it out where the whole model travels"
             )
+
+    def _check_ring(self) -> None:
+        if self.ring_bits not in (NARROW.bits, WIDE.bits) or not isinstance(self.ring_bits, int):
+            raise InvalidTask(f"ring_bits {self.ring_bits} is neither 32 nor 64")
+        least = 1 if self.ring_bits == NARROW.bits else FRACTION_BITS
+        if not isinstance(self.fraction_bits, int) or not least <= self.fraction_bits <= FRACTION_BITS:
+            raise InvalidTask(f"fraction_bits {self.fraction_bits} is not in {least} to {FRACTION_BITS}")
+        if self.ring_bits == WIDE.bits:
+            return
+        if self.dimension << 2 * self.fraction_bits > 1 << SKETCHED_BITS:
+            raise InvalidTask(
+                f"in the 32-bit ring {self.dimension} words with {self.fraction_bits} fraction bits could wrap a sketch"
+            )
+        if self.max_weight >= 1 << LIFTED_BITS:
+            raise InvalidTask(f"max_weight {self.max_weight} is not below 2^{LIFTED_BITS}, as the 32-bit ring needs it")
 
     def _checked_participants(self) -> tuple[ParticipantId, ...]:
         given: Any = self.participants
@@ -172,6 +201,16 @@ class TaskSpec:
         return self.model_dimension or self.dimension
 
     @property
+    def ring(self) -> Ring:
+        """The ring that updates are shared in."""
+        return Ring(self.ring_bits)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether that is Z_{2^32}."""
+        return self.ring == NARROW
+
+    @property
     def weighted(self) -> bool:
         """Whether each submission carries a secret example weight."""
         return self.max_weight > 0
@@ -187,10 +226,12 @@ class TaskSpec:
         return self.dimension + int(self.weighted)
 
     def check_headroom(self, coefficient_bits: int = 0, rows: int | None = None) -> None:
-        """Raise InvalidTask unless no honest aggregate can wrap in the ring.
+        """Raise InvalidTask unless no honest aggregate can wrap in the 64-bit ring.
 
         `coefficient_bits` are what the rule's own coefficients add (0 for a selection), `rows` how many rows it sees.
         """
+        if self.narrow:  # the bounds of the 32-bit ring are the rules': triskele_server.rules.precision
+            return
         weight_bits = max(self.max_weight.bit_length(), 1) + coefficient_bits
         count = rows if rows is not None else self.max_participants
         cohort_bits = math.ceil(math.log2(count))

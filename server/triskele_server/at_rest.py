@@ -24,11 +24,10 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from triskele.encoding import Words
 from triskele.errors import ConfigurationError, PartyFault
 from triskele.keystream import derive
 from triskele.limits import DEFAULT_LIMITS
-from triskele.sharing import WORD_BYTES
+from triskele.ring import WIDE, Ring, Words
 
 STORE_KEY: Final = "TRISKELE_PARTY_STORE_KEY"  # the environment variable: 64 hexadecimal digits
 KEY_BYTES: Final = 32
@@ -137,15 +136,15 @@ class ShareVault:
                 block = _opened(cipher, number, file.read(_SLOT))
                 yield block[start - first * BLOCK_BYTES :] if number == first else block
 
-    def words(self, path: Path, place: bytes, length: int) -> EncryptedWordShare:
+    def words(self, path: Path, place: bytes, length: int, ring: Ring = WIDE) -> EncryptedWordShare:
         """A finished file of `length` words, for reading; raises StoreDamaged if it is not as long."""
         try:
             size, header = path.stat().st_size, _head(path)
         except OSError:
             raise StoreDamaged(f"{path.name} cannot be read") from None
-        if size != encrypted_size(length * WORD_BYTES):
+        if size != encrypted_size(length * ring.word_bytes):
             raise StoreDamaged(f"{path.name} does not hold {length} words")
-        return EncryptedWordShare(path, length, self._cipher(_salt(header), place))
+        return EncryptedWordShare(path, length, self._cipher(_salt(header), place), ring)
 
     def _cipher(self, salt: bytes, place: bytes) -> AESGCM:
         return AESGCM(derive(self._key, _INFO + salt + place, KEY_BYTES))
@@ -255,18 +254,20 @@ class EncryptedWordShare:
     path: Path
     length: int
     cipher: AESGCM = field(repr=False)
+    ring: Ring = WIDE
 
     def read(self, start: int, stop: int) -> Words:
         """Words start to stop; raises StoreDamaged if the file was damaged or is another key's."""
-        first, last = start * WORD_BYTES // BLOCK_BYTES, -(-stop * WORD_BYTES // BLOCK_BYTES)
+        size = self.ring.word_bytes
+        first, last = start * size // BLOCK_BYTES, -(-stop * size // BLOCK_BYTES)
         try:
             with self.path.open("rb") as file:
                 file.seek(_HEADER + first * _SLOT)
                 blocks = [_opened(self.cipher, number, file.read(_SLOT)) for number in range(first, last)]
         except OSError:
             raise StoreDamaged(f"{self.path.name} cannot be read") from None
-        words = np.frombuffer(blocks[0] if len(blocks) == 1 else b"".join(blocks), "<i8")
-        skipped = first * BLOCK_BYTES // WORD_BYTES
+        words = np.frombuffer(blocks[0] if len(blocks) == 1 else b"".join(blocks), self.ring.dtype)
+        skipped = first * BLOCK_BYTES // size
         return words[start - skipped : stop - skipped]
 
 

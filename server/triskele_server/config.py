@@ -208,11 +208,17 @@ def load_coordinator(path: Path) -> CoordinatorConfig:
 
 
 def load_task(path: Path) -> ScheduledTask:
-    """Read a task file: the fields of TaskSpec and a [schedule]; raises ConfigurationError naming file and key."""
+    """Read a task file: TaskSpec's fields, `ring` and a [schedule]; raises ConfigurationError naming file and key."""
+    from triskele_server.rules import with_ring  # noqa: PLC0415  loads the rules' code, not for `--help`
+
     content = read_toml(path)
     schedule = _validated(Schedule, content.pop("schedule", {}), path, "schedule.")
     try:
-        spec = TaskSpec(**content)
+        ring = content.pop("ring", "auto")
+        for name in ("ring_bits", "fraction_bits"):
+            if name in content:
+                raise InvalidTask(f"{name} follows from ring: 'auto', 32 or 64")
+        spec = with_ring(TaskSpec(**content), ring)
     except (InvalidTask, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     if not spec.min_accepted <= schedule.quorum <= spec.max_participants:

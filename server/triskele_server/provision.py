@@ -118,6 +118,7 @@ def write_task_file(folder: Path, spec: TaskSpec, schedule: Schedule) -> Path:
         "decisions": spec.decisions,
         "release": spec.release,
         "gram": spec.gram,
+        "ring": spec.ring_bits,
         "max_weight": spec.max_weight,
         "max_participants": spec.max_participants,
         "min_accepted": spec.min_accepted,

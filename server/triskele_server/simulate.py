@@ -13,21 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from triskele.encoding import Words, decode, encode, l2_norm
+from triskele.encoding import decode, encode, l2_norm
 from triskele.errors import InvalidUpdate, PartyFault, TriskeleError
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, ShareIndex, Slot, TaskName, held_shares
 from triskele.keystream import KeyStream
 from triskele.manifest import ManifestDigest
 from triskele.privacy import Privacy
 from triskele.release_mask import remove_masks
+from triskele.ring import Words
 from triskele.sharing import ShareContext, Sharing, heavy_index, split
-from triskele.task import FRACTION_BITS, Decisions, Gram, Release, RuleOption, TaskSpec
+from triskele.task import FRACTION_BITS, Decisions, Gram, Release, RingChoice, RuleOption, TaskSpec
 from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
 from triskele_server.mpc.transport import Traffic, Transport, thread_transports
 from triskele_server.party.release_files import PreviousAggregate
 from triskele_server.party.round import RoundInput, RoundOutput, SealedSubmission, run_round
 from triskele_server.party.validity import NORM_SLACK_PERCENT
-from triskele_server.rules import check_task
+from triskele_server.rules import check_task, with_ring
 from triskele_server.rules.adaptive_bound import BOUND_BITS
 
 _ROUND = RoundNumber(1)
@@ -71,17 +72,18 @@ def simulate(
     transports: Sequence[Transport] | None = None,
     privacy: Privacy | None = None,
     clip_bound: float | None = None,
+    ring: RingChoice = "auto",
 ) -> SimulatedRound:
     """Run one round over float [n, d] `updates`; raises what a real round raises (RoundFailed, InvalidTask, ...).
 
     `clip_norm=None` takes the largest finite row norm. `weights` are the secret example weights, integers >= 0.
-    `raw_rows[i]` submits row i as these int64 ring words [d] (or [d + 1], the last one the weight) unencoded, the
+    `raw_rows[i]` submits row i as these ring words, integers [d] (or [d + 1], the last one the weight) unencoded, the
     way a malicious participant would. A row with NaN or Inf is refused by its own client and named in `invalid`.
     `root` is the row that is FLTrust's root, `previous` float [d] the previous round's aggregate, for a rule that
     starts from it. `clip_bound`, for a bound that adapts, is what the last round gave as such, None in the first; give
     `clip_norm` then. With `release="participants"` the three parties open a masked aggregate, as for a task, and it is
-    unmasked here as a participant does. `transports` connect the parties if not the usual queues. Other arguments
-    are as in the task.
+    unmasked here as a participant does. `transports` connect the parties if not the usual queues. `ring` is 32, 64, or
+    "auto": 32 where everything fits. Other arguments are as in the task.
     """
     rows = np.asarray(updates)
     if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1 or rows.dtype.kind not in "fiu":
@@ -113,6 +115,7 @@ def simulate(
     )
     if start is not None and l2_norm(start) > _LONGEST * spec.clip_norm:
         raise InvalidUpdate(f"previous is longer than {_LONGEST} clip norms: no round gives such an aggregate")
+    spec = with_ring(spec, ring)
     check_task(spec)
     sent = [i for i in range(len(rows)) if i not in unsent]
     with ThreadPoolExecutor(2) as pool:
@@ -138,7 +141,12 @@ def simulate(
         accepted = np.zeros(len(rows), np.bool_)
         accepted[list(output.accepted)] = True
     return SimulatedRound(
-        decode(words, clip_norm=spec.clip_norm, weight_total=output.weight_total * 2.0**output.coefficient_bits),
+        decode(
+            words,
+            clip_norm=spec.clip_norm,
+            weight_total=output.weight_total * 2.0**output.coefficient_bits,
+            fraction_bits=spec.fraction_bits,
+        ),
         accepted,
         invalid,
         [(o.name, o.shape) for o in output.ledger.openings],
@@ -216,17 +224,23 @@ def _norm(row: NDArray[np.floating], i: int, raw_rows: Mapping[int, Words], unse
 def _shared(
     spec: TaskSpec, row: NDArray[np.floating], i: int, examples: Words | None, raw_rows: Mapping[int, Words]
 ) -> Sharing:
-    words = np.empty(spec.length, np.int64)
+    words = np.empty(spec.length, spec.ring.dtype)
     if examples is not None:
         words[-1] = examples[i]
     if i in raw_rows:
         given = np.asarray(raw_rows[i], np.int64)
         if given.shape not in ((spec.dimension,), (spec.length,)):
             raise InvalidUpdate(f"raw row {i} must have {spec.dimension} words, or {spec.length} with a weight")
-        words[: len(given)] = given
+        words[: len(given)] = spec.ring.reduced(given)
     else:
         rounding = KeyStream(secrets.token_bytes(16))
-        encode(row, clip_norm=spec.clip_norm, rounding=rounding, out=words[: spec.dimension])
+        encode(
+            row,
+            clip_norm=spec.clip_norm,
+            rounding=rounding,
+            fraction_bits=spec.fraction_bits,
+            out=words[: spec.dimension],
+        )
     entropy = secrets.token_bytes(32)
     return split(words, heavy=heavy_index(Slot(i)), context=_context(spec, i), entropy=entropy, in_place=True)
 
@@ -242,7 +256,7 @@ def _name(row: int) -> ParticipantId:
 def _held(spec: TaskSpec, party: PartyIndex, i: int, sharing: Sharing) -> SealedSubmission:
     context = _context(spec, i)
     held: list[HeldShare] = [
-        WordShare(sharing.heavy_words) if k == sharing.heavy else SeedShare(sharing.seeds[k], context, k)
+        WordShare(sharing.heavy_words) if k == sharing.heavy else SeedShare(sharing.seeds[k], context, k, spec.ring)
         for k in held_shares(party)
     ]
     # No manifest is signed here; the digest only has to be the same at all parties.

@@ -27,7 +27,7 @@ from triskele_proto.v1 import types_pb2
 from .certificates import FROM, UNTIL, Authority
 
 FILE = Path(__file__).parents[2] / "proto" / "vectors" / "share-format.json"
-FORMAT = "triskele/v1/share-format"
+FORMAT = "triskele/v2/share-format"
 NOW = int(FROM.timestamp()) + 86_400
 
 # The order in which a party checks what it receives; each negative case names the first that must fail.
@@ -39,11 +39,15 @@ TASKS = {
         "weighted", 4, 2.5, rule="multi-krum", rule_options={"num_malicious_nodes": 1}, max_weight=999
     ),
     "long": TaskSpec("long", 67, 0.1, decisions="hidden", max_participants=5),
+    "narrow": TaskSpec("narrow", 6, 1.0, rule="mean", ring_bits=32),
+    "narrow-weighted": TaskSpec("narrow-weighted", 22, 3.0, max_weight=(1 << 30) - 1, ring_bits=32, fraction_bits=16),
 }
 WORDS = {
     "plain": [0, 1, -1, 2**20, -(2**20)],
     "weighted": [2**63 - 1, -(2**63), 7, -7, 999],
     "long": [(i - 33) * 31_337 for i in range(67)],
+    "narrow": [0, -1, 2**20, -(2**20), 2**31 - 1, -(2**31)],
+    "narrow-weighted": [(i - 11) * 5_959 for i in range(22)] + [(1 << 30) - 1],
 }
 
 
@@ -82,7 +86,7 @@ class Federation:
 
 def positive(name: str, task: str, round_number: int, slot: int, federation: Federation) -> dict:
     """One sharing with every value on the way."""
-    spec, words = TASKS[task], np.array(WORDS[task], np.int64)
+    spec, words = TASKS[task], np.array(WORDS[task], TASKS[task].ring.dtype)
     context = ShareContext(spec.digest, RoundNumber(round_number), ParticipantId("alice"))
     sharing = split_words(words, heavy=heavy_index(Slot(slot)), context=context, entropy=name.encode().ljust(32, b"."))
     manifest = Manifest(
@@ -103,13 +107,15 @@ def positive(name: str, task: str, round_number: int, slot: int, federation: Fed
         "participant": context.participant,
         "slot": slot,
         "heavy": sharing.heavy,
+        "ring_bits": spec.ring_bits,
         "words": [str(word) for word in words.tolist()],
         "seeds": {str(index): seed.hex() for index, seed in seeds},
         "salts": [salt.hex() for salt in sharing.salts],
         "hkdf_info": {str(index): context.info(index).hex() for index, _ in seeds},
         "keys": {str(index): share_key(seed, context, index).hex() for index, seed in seeds},
         "expanded": {
-            str(index): expand(seed, context, index).words(spec.length).tobytes().hex() for index, seed in seeds
+            str(index): expand(seed, context, index).words(spec.length, spec.ring).tobytes().hex()
+            for index, seed in seeds
         },
         "heavy_share": sharing.heavy_words.tobytes().hex(),
         "commitments": [commitment.hex() for commitment in manifest.commitments],
@@ -146,7 +152,7 @@ def share_bytes(sharing: Sharing, index: ShareIndex) -> bytes:
 
 
 class Negative:
-    """Cases that differ from a valid upload of case "plain" to party 0 (heavy share 0, seed 1) in one point each."""
+    """Cases that differ from a valid upload of a positive case to party 0 (heavy share 0, seed 1) in one point each."""
 
     def __init__(self, base: dict, federation: Federation) -> None:
         self.federation = federation
@@ -198,12 +204,22 @@ def negatives(base: dict, federation: Federation) -> list[dict]:
         "empty task": b"",
         "task with white space": task.replace(b",", b", ", 1),
         "task with a field too many": task.replace(b'"gram"', b'"extra":1,"gram"', 1),
-        "task without its format": task.replace(b"triskele/v1/task", b"triskele/v2/task"),
+        "task without its format": task.replace(b"triskele/v2/task", b"triskele/v1/task"),
         "task with a clip norm of zero": task.replace(b"0x1.0000000000000p+0", b"0x0.0p+0"),
         "task whose aggregate could wrap": TASKS["plain"]
         .canonical()
         .replace(b'"max_participants":128', b'"max_participants":1024')
         .replace(b'"max_weight":0', b'"max_weight":4294967295'),
+        "task in a ring of 16 bits": task.replace(b'"ring_bits":64', b'"ring_bits":16'),
+        "task in the 64-bit ring with other places": task.replace(b'"fraction_bits":20', b'"fraction_bits":16'),
+        **{
+            f"task in the 32-bit ring {name}": task.replace(b'"ring_bits":64', b'"ring_bits":32').replace(old, new)
+            for name, old, new in (
+                ("with too many places", b'"fraction_bits":20', b'"fraction_bits":21'),
+                ("whose sketch could wrap", b'"dimension":5', b'"dimension":16777217'),
+                ("with weights that are not lifted", b'"max_weight":0', b'"max_weight":1073741824'),
+            )
+        },
     }.items():
         assert content != task
         cases.add(name, "task", task=content.hex())
@@ -260,6 +276,23 @@ def negatives(base: dict, federation: Federation) -> list[dict]:
     return cases.cases
 
 
+def narrow_negatives(base: dict, federation: Federation) -> list[dict]:
+    cases = Negative(base, federation)
+    wide = unhex(cases.base["task"]).replace(b'"ring_bits":32', b'"ring_bits":64')
+    assert wide != unhex(cases.base["task"])
+    cases.add("narrow: sent for the same task in the 64-bit ring", "belongs-to", task=wide.hex())
+    cases.add_signed("narrow: manifest of another length", "belongs-to", length=5)
+    heavy = cases.base["shares"][0]["share"]
+    words = struct.unpack("<6i", unhex(heavy))
+    cases.add_share("narrow: heavy share of 64-bit words", "shares", 0, share=struct.pack("<6q", *words).hex())
+    cases.add_share("narrow: truncated heavy share", "shares", 0, share=heavy[:-8])
+    cases.add_share("narrow: heavy share with a word too many", "shares", 0, share=heavy + "00" * 4)
+    cases.add_share("narrow: heavy share with one bit changed", "commitment", 0, share=flip(heavy))
+    cases.add_share("narrow: heavy share in big endian", "commitment", 0, share=struct.pack(">6i", *words).hex())
+    cases.add_share("narrow: seed with one bit changed", "commitment", 1, share=flip(cases.base["shares"][1]["share"]))
+    return cases.cases
+
+
 def next_slot(signed: types_pb2.SignedManifest) -> None:
     signed.manifest.slot += 1
     signed.manifest.heavy = (signed.manifest.heavy + 1) % 3
@@ -283,6 +316,8 @@ def build(federation: dict[str, str]) -> dict:
         positive("plain", "plain", 1, 0, members),
         positive("weighted, heavy share 1", "weighted", 2, 4, members),
         positive("long, heavy share 2", "long", 2**62, 2, members),
+        positive("narrow", "narrow", 3, 3, members),
+        positive("narrow and weighted, heavy share 2", "narrow-weighted", 4, 5, members),
     ]
     assert commit(unhex(cases[0]["salts"][1]), unhex(cases[0]["seeds"]["1"])).hex() == cases[0]["commitments"][1]
     return {
@@ -292,7 +327,7 @@ def build(federation: dict[str, str]) -> dict:
         "federation": federation,
         "positive": cases,
         "coordinates": [coordinates(9, 23, 1), coordinates(9, 23, 2**62), coordinates(5, 2**31, 3)],
-        "negative": negatives(cases[0], members),
+        "negative": [*negatives(cases[0], members), *narrow_negatives(cases[3], members)],
     }
 
 

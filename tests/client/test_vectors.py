@@ -13,6 +13,7 @@ from triskele.errors import InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest, held_shares
 from triskele.keystream import KeyStream, derive
 from triskele.manifest import Manifest, verify
+from triskele.ring import Ring
 from triskele.sharing import ShareContext, Sharing, commitment_matches, reconstruct
 from triskele.task import TaskSpec
 from triskele_proto.v1 import types_pb2
@@ -53,15 +54,15 @@ def receive(case) -> Manifest:
         manifest.check_belongs_to(spec, RoundNumber(case["round"]))
     except InvalidUpload:
         raise RefusedError("belongs-to") from None
-    check_shares(case, manifest)
+    check_shares(case, manifest, spec.ring.word_bytes)
     return manifest
 
 
-def check_shares(case, manifest) -> None:
+def check_shares(case, manifest, word_bytes) -> None:
     if tuple(share["index"] for share in case["shares"]) != held_shares(case["party"]):
         raise RefusedError("shares")
     for share in case["shares"]:
-        expected = manifest.length * 8 if share["index"] == manifest.heavy else 16
+        expected = manifest.length * word_bytes if share["index"] == manifest.heavy else 16
         if len(unhex(share["salt"])) != 16 or len(unhex(share["share"])) != expected:
             raise RefusedError("shares")
     for share in case["shares"]:
@@ -86,18 +87,20 @@ def test_values_follow_from_each_other(case):
     context = ShareContext(
         TaskDigest(unhex(case["task_digest"])), RoundNumber(case["round"]), ParticipantId(case["participant"])
     )
-    total = np.frombuffer(unhex(case["heavy_share"]), "<i8").copy()
+    ring = Ring(case["ring_bits"])
+    assert spec.ring == ring
+    heavy = np.frombuffer(unhex(case["heavy_share"]), f"<i{case['ring_bits'] // 8}")
+    total = heavy.copy()
     for index, seed in case["seeds"].items():
         info = context.info(ShareIndex(int(index)))
         assert info.hex() == case["hkdf_info"][index]
         assert derive(unhex(seed), info).hex() == case["keys"][index]
-        expanded = KeyStream(unhex(case["keys"][index])).words(spec.length)
+        expanded = KeyStream(unhex(case["keys"][index])).words(spec.length, ring)
         assert expanded.tobytes().hex() == case["expanded"][index]
         total += expanded
     words = [int(word) for word in case["words"]]
     assert total.tolist() == words
     seeds = {ShareIndex(int(index)): unhex(seed) for index, seed in case["seeds"].items()}
-    heavy = np.frombuffer(unhex(case["heavy_share"]), "<i8")
     sharing = Sharing(ShareIndex(case["heavy"]), heavy, seeds, tuple(unhex(salt) for salt in case["salts"]))
     assert reconstruct(sharing, context).tolist() == words
     assert [commitment.hex() for commitment in sharing.commitments()] == case["commitments"]
@@ -144,5 +147,6 @@ def test_bad_upload_is_refused_at_its_step(case):
 def test_every_step_has_a_case_and_every_heavy_share_too():
     assert {case["step"] for case in VECTORS["negative"]} == set(STEPS)
     assert {case["heavy"] for case in VECTORS["positive"]} == {0, 1, 2}
+    assert {case["ring_bits"] for case in VECTORS["positive"]} == {32, 64}
     names = [case["name"] for case in VECTORS["negative"]]
     assert len(set(names)) == len(names)

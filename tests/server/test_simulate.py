@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import torch
 from triskele.errors import InvalidTask, InvalidUpdate, RoundFailed
 from triskele_server.mpc.crypten_import import crypten
 from triskele_server.rules import bucketing
-from triskele_server.simulate import SimulatedRound, simulate
+from triskele_server.simulate import SimulatedRound
+from triskele_server.simulate import simulate as simulate_in_a_ring
 
 sys.path.append(str(Path(__file__).parents[2]))  # bench/ is a room of the repository, not of the package
 
 from bench.plaintext import aggregate
+
+simulate = partial(simulate_in_a_ring, ring=64)  # whose places the bounds here are about; the other: test_narrow_ring
 
 torch.set_num_threads(1)
 
@@ -61,17 +65,16 @@ def _grid(n: int, d: int, seed: int = 1, norm: float = 0.9) -> np.ndarray:
 
 
 def test_the_signature_that_notebooks_and_benchmarks_stand_on():
-    parameters = inspect.signature(simulate).parameters
+    parameters = inspect.signature(simulate_in_a_ring).parameters
     assert list(parameters) == [
         "updates", "rule", "rule_options", "clip_norm", "weights", "decisions", "release", "gram", "min_accepted",
-        "raw_rows", "root", "previous", "max_rows", "transports", "privacy",
-        "clip_bound",
+        "raw_rows", "root", "previous", "max_rows", "transports", "privacy", "clip_bound", "ring",
     ]  # fmt: skip
     defaults = {name: p.default for name, p in parameters.items() if name != "updates"}
     assert defaults == {
         "rule": "mean", "rule_options": {}, "clip_norm": None, "weights": None, "decisions": "public",
         "release": "public", "gram": "auto", "min_accepted": 2, "raw_rows": {}, "root": None, "previous": None,
-        "max_rows": 128, "transports": None, "privacy": None, "clip_bound": None,
+        "max_rows": 128, "transports": None, "privacy": None, "clip_bound": None, "ring": "auto",
     }  # fmt: skip
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "updates")
 

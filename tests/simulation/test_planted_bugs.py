@@ -49,7 +49,11 @@ def a_replayed_upload_counts_twice(patch: pytest.MonkeyPatch) -> None:
 
 def the_validity_check_is_left_out(patch: pytest.MonkeyPatch) -> None:
     checked = round_page.check
-    patch.setattr(round_page, "check", lambda *args: torch.ones_like(torch.as_tensor(checked(*args))).numpy())
+
+    def careless(*args: Any, **named: Any) -> Any:
+        return torch.ones_like(torch.as_tensor(checked(*args, **named))).numpy()
+
+    patch.setattr(round_page, "check", careless)
 
 
 def a_rerun_leaves_one_out(patch: pytest.MonkeyPatch) -> None:
@@ -85,12 +89,12 @@ def nobody_thinks_of_the_minimum_cohort(patch: pytest.MonkeyPatch) -> None:
 def something_is_opened_beside_the_ledger(patch: pytest.MonkeyPatch) -> None:
     checked = round_page.check
 
-    def curious(session: Session, sketch: Any, folded: Shares, *rest: Any) -> Any:
+    def curious(session: Session, sketch: Any, folded: Shares, *rest: Any, **named: Any) -> Any:
         admit = OpeningLedger.admit
         patch.setattr(OpeningLedger, "admit", lambda self, name, shape: None)
         session.open(Shares(folded.first[:1].clone(), folded.second[:1].clone()), "sketch")
         patch.setattr(OpeningLedger, "admit", admit)
-        return checked(session, sketch, folded, *rest)
+        return checked(session, sketch, folded, *rest, **named)
 
     patch.setattr(round_page, "check", curious)
 

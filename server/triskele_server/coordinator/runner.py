@@ -15,7 +15,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, RoundNumber
-from triskele.sharing import WORD_BYTES
 from triskele.task import TaskSpec
 from triskele.tracing import TRACES, RoundTrace
 from triskele_server.coordinator.changes import RoundChanges
@@ -222,7 +221,7 @@ class TaskRunner:
     async def _release(self, id_: RoundId, outcomes: Sequence[Outcome]) -> None:
         """Compare the outcomes, store the words from the first party that has the right ones, release."""
         outcome = agreed(outcomes, self._store.round(id_).sealed)
-        length = self._spec.dimension * WORD_BYTES
+        length = self._spec.dimension * self._spec.ring.word_bytes
         waiting = Waiting(self._pace)
         while True:
             errors: dict[PartyIndex, TriskeleError] = {}

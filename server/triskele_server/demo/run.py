@@ -27,7 +27,7 @@ from triskele_server.demo.screen import PLAIN, Screen, final_tables
 from triskele_server.demo.secure import SecureAggregation
 from triskele_server.local_federation import LocalFederation
 from triskele_server.provision import PortPlan, provision, write_task
-from triskele_server.rules import check_task, find
+from triskele_server.rules import check_task, find, with_ring
 
 DEFAULT_ATTACKS = ("none", "sign-flip-10x", "alie", "backdoor-boosted", "backdoor-projected")
 DEFAULT_RULES = ("flame", "fltrust")
@@ -73,14 +73,17 @@ class _Plan:
         """The task of one training run. A root submits like everybody else, and is one more to wait for."""
         root = _needs_root(rule)
         submitting = self.participants + root
-        spec = TaskSpec(
-            TaskName(f"faces-{attack}-{rule}"),
-            DIMENSION,
-            CLIP_NORM,
-            rule=rule,
-            rule_options=self._options(rule),
-            root=ROOT if root else None,
-            max_participants=submitting,
+        spec = with_ring(
+            TaskSpec(
+                TaskName(f"faces-{attack}-{rule}"),
+                DIMENSION,
+                CLIP_NORM,
+                rule=rule,
+                rule_options=self._options(rule),
+                root=ROOT if root else None,
+                max_participants=submitting,
+            ),
+            "auto",
         )
         schedule = Schedule(
             rounds=self.rounds, quorum=submitting, deadline_seconds=_DEADLINE_SECONDS, grace_seconds=0.0

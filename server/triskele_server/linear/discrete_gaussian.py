@@ -22,8 +22,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from triskele.encoding import Words
 from triskele.keystream import KeyStream
+from triskele.ring import Words
 from triskele_server.linear.shares import chunks
 
 MAX_SIGMA = 1 << 56  # k sigma + j stays far below 2^63: k > 100 has probability exp(-5000)

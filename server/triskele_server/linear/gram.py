@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from triskele.encoding import Words
+from triskele.ring import Words
 from triskele_server.linear.shares import SharePair, chunks
 
 EXACT_LIMIT = 10**9  # n^2 d up to which `gram = auto` takes all words instead of sketches

@@ -10,20 +10,25 @@ from typing import Protocol
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.ids import ShareIndex
 from triskele.keystream import KeyStream
-from triskele.sharing import WORD_BYTES, WORDS_PER_BLOCK, Seed, ShareContext, share_key
+from triskele.ring import WIDE, Ring, Words, ring_of
+from triskele.sharing import Seed, ShareContext, share_key
 from triskele_server.at_rest import StoreDamaged
 
 CHUNK_WORDS = 1 << 15  # words of one share in cache at a time
+FIRST_WORDS = 4  # a share is read from a multiple of it: the words of an AES block in any ring
 
 
 class HeldShare(Protocol):
     """One share of one submission."""
 
+    @property
+    def ring(self) -> Ring:
+        """The ring of its words."""
+
     def read(self, start: int, stop: int) -> Words:
-        """Words start to stop (start is even), int64; not to be written to."""
+        """Words start to stop (start is a multiple of FIRST_WORDS); not to be written to."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,11 @@ class SeedShare:
     seed: Seed = field(repr=False)
     context: ShareContext
     index: ShareIndex
+    ring: Ring = WIDE
 
     def read(self, start: int, stop: int) -> Words:
         """Expand words start to stop."""
-        return KeyStream(self._key, block=start // WORDS_PER_BLOCK).words(stop - start)
+        return KeyStream(self._key, block=start // self.ring.words_per_block).words(stop - start, self.ring)
 
     @cached_property
     def _key(self) -> bytes:
@@ -50,11 +56,16 @@ class WordShare:
     words: Words = field(repr=False)
 
     @classmethod
-    def map(cls, path: Path, length: int) -> WordShare:
+    def map(cls, path: Path, length: int, ring: Ring = WIDE) -> WordShare:
         """Map a file of `length` little-endian words; raises StoreDamaged if it is not as long."""
-        if path.stat().st_size != length * WORD_BYTES:
+        if path.stat().st_size != length * ring.word_bytes:
             raise StoreDamaged(f"{path.name} does not hold {length} words")
-        return cls(np.memmap(path, "<i8", "r"))
+        return cls(np.memmap(path, ring.dtype, "r"))
+
+    @property
+    def ring(self) -> Ring:
+        """The ring of its words."""
+        return ring_of(self.words)
 
     def read(self, start: int, stop: int) -> Words:
         """A view of words start to stop."""
@@ -70,11 +81,11 @@ class SharePair:
 
     def word(self, index: int) -> tuple[int, int]:
         """Both shares of one word."""
-        start = index & ~1
+        start = index - index % FIRST_WORDS
         return int(self.first.read(start, index + 1)[-1]), int(self.second.read(start, index + 1)[-1])
 
 
 def chunks(length: int, size: int = CHUNK_WORDS) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of at most `size` words; every start is even."""
+    """Consecutive ranges of at most `size` words; every start is a multiple of it, and it one of FIRST_WORDS."""
     for start in range(0, length, size):
         yield start, min(start + size, length)

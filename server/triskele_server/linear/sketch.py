@@ -2,7 +2,7 @@
 
 Each of s blocks throws every coordinate into a random one of k buckets with a random sign, independently for every
 coordinate: the soundness of the validity check rests on that independence (docs/protocol.md, "Check"). Sketching is
-linear mod 2^64, so it acts on shares. Vectors of at most CHECK_WORDS words are their own sketch.
+linear in any ring, so it acts on shares. Vectors of at most CHECK_WORDS words are their own sketch.
 
 The Gram matrix is estimated from 8192 buckets a block (a distance has a relative standard deviation of 0.8 %); the
 check folds them to 2048, which is a CountSketch again, so that its sum of squares provably cannot wrap.
@@ -19,8 +19,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from triskele.encoding import Words
 from triskele.keystream import KeyStream, derive
+from triskele.ring import Words
 from triskele_server.linear.shares import HeldShare, chunks
 
 BLOCKS = 4  # s
@@ -51,11 +51,11 @@ class Sketch:
         return 1 if self.identity else BLOCKS
 
     def apply(self, shares: Sequence[HeldShare], executor: Executor | None = None) -> Words:
-        """Sketches int64 [len(shares), blocks * buckets] of shares (or the shares' words, if `identity`)."""
+        """Sketches [len(shares), blocks * buckets] in the shares' ring (or the shares' words, if `identity`)."""
         if self.identity:
             return np.stack([share.read(0, self.dimension) for share in shares])
         each = executor.map if executor is not None else map
-        total = np.zeros((len(shares), BLOCKS * self.buckets), np.int64)
+        total: Words = np.zeros((len(shares), BLOCKS * self.buckets), shares[0].ring.dtype)
         for part in each(partial(self.of_range, shares), chunks(self.dimension, _RANGE_WORDS)):
             total += part
         return total
@@ -67,7 +67,7 @@ class Sketch:
         """
         if span[0] % _CHUNK_WORDS:
             raise ValueError(f"a range starts at a multiple of {_CHUNK_WORDS} words, not at {span[0]}")
-        out = np.zeros((len(shares), BLOCKS * self.buckets), np.int64)
+        out = np.zeros((len(shares), BLOCKS * self.buckets), shares[0].ring.dtype)
         for start, stop in chunks(span[1] - span[0], _CHUNK_WORDS):
             first, last = span[0] + start, span[0] + stop
             places = self._places(first, last)

@@ -43,7 +43,7 @@ def reshare_at_once(session: Session, label: str, part: torch.Tensor) -> Shares:
     the sum is share 2.
     """
     own = _drawn_share(session, part)
-    masked = part + session.randomness.zero_sum(tuple(part.shape))
+    masked = part + session.randomness.zero_sum(tuple(part.shape), part.dtype)
     if session.party == 0:
         masked = masked - (own.first + own.second)
         for peer in (session.next, session.previous):
@@ -69,12 +69,12 @@ def deal(session: Session, label: str, value: torch.Tensor | None, like: torch.T
     """Shares of a value that party 0 alone knows (the others pass None); share 2 is zero. One word to party 2."""
     shape = tuple(like.shape)
     if session.party == 0 and value is not None:
-        mask = session.randomness.with_next(shape, torch.int64)
+        mask = session.randomness.with_next(shape, like.dtype)
         session.send(session.previous, label, value - mask)
         return Shares(value - mask, mask)
     zero = torch.zeros_like(like)
     if session.party == 1:
-        return Shares(session.randomness.with_previous(shape, torch.int64), zero)
+        return Shares(session.randomness.with_previous(shape, like.dtype), zero)
     return Shares(zero, session.receive(session.next, label, like, ahead=True))
 
 

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from triskele.encoding import Words
+from triskele.ring import Words
 
 Array = NDArray[Any]
 WIDE, NARROW = 64, 16  # bits of a word

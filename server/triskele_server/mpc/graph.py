@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import torch
 
-from triskele.encoding import Words
+from triskele.ring import Words
 from triskele_server.mpc.arithmetic import reshare
 from triskele_server.mpc.boolean import negative
 from triskele_server.mpc.session import Session, Shares

@@ -25,7 +25,7 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True, repr=False)
 class Shares:
-    """Party i's two shares (x_i, x_{i+1}) of a tensor, additive mod 2^64 or XOR."""
+    """Party i's two shares (x_i, x_{i+1}) of a tensor, additive mod 2^64 (int64) or 2^32 (int32), or XOR."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -140,7 +140,7 @@ class Session:
     def open_sum(self, part: torch.Tensor, name: str) -> torch.Tensor:
         """Open an additive three-way sharing (one part per party) to all parties, re-randomised first."""
         self.ledger.admit(name, tuple(part.shape))
-        masked = part + self.randomness.zero_sum(tuple(part.shape))
+        masked = part + self.randomness.zero_sum(tuple(part.shape), part.dtype)
         label = _label(f"open/{name}", masked)
         payload = _payload(masked)
         parts = self.swap(dict.fromkeys((self.previous, self.next), (label, payload)), masked.nbytes)

@@ -163,6 +163,7 @@ def create_task(
     model_dimension: Annotated[
         int, typer.Option(min=0, help="Of the model, if only a part of it travels; 0: all.")
     ] = 0,
+    ring: Annotated[str, typer.Option(help="32, 64, or auto: 32 bits a parameter where everything fits.")] = "auto",
     deadline_seconds: Annotated[float, typer.Option(min=1)] = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -171,21 +172,25 @@ def create_task(
     from triskele.task import TaskSpec  # noqa: PLC0415  the same
     from triskele_server.config import Schedule  # noqa: PLC0415  the same
     from triskele_server.operations.tasks import create  # noqa: PLC0415  the same
+    from triskele_server.rules import with_ring  # noqa: PLC0415  the same
 
     try:
         given = {"rule": tuple(rule)} if rule else {}
-        spec = TaskSpec(
-            name=name,  # type: ignore[arg-type]  # checked by TaskSpec
-            dimension=dimension,
-            clip_norm=clip_norm,
-            root=root,  # type: ignore[arg-type]  # the same
-            decisions=decisions,  # type: ignore[arg-type]  # the same
-            release=release,  # type: ignore[arg-type]  # the same
-            max_participants=max_participants,
-            min_accepted=min_accepted,
-            max_weight=max_weight,
-            model_dimension=model_dimension,
-            **given,  # type: ignore[arg-type]  # the same
+        spec = with_ring(
+            TaskSpec(
+                name=name,  # type: ignore[arg-type]  # checked by TaskSpec
+                dimension=dimension,
+                clip_norm=clip_norm,
+                root=root,  # type: ignore[arg-type]  # the same
+                decisions=decisions,  # type: ignore[arg-type]  # the same
+                release=release,  # type: ignore[arg-type]  # the same
+                max_participants=max_participants,
+                min_accepted=min_accepted,
+                max_weight=max_weight,
+                model_dimension=model_dimension,
+                **given,  # type: ignore[arg-type]  # the same
+            ),
+            int(ring) if ring.isdigit() else ring,
         )
     except InvalidTask as error:
         raise ConfigurationError(str(error)) from error

@@ -22,6 +22,8 @@ class CheckedTask:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
+        from triskele_server.rules import reason_for_wide  # noqa: PLC0415  loads the rules' code
+
         spec = self.task.spec
         return {
             "name": spec.name,
@@ -43,7 +45,10 @@ class CheckedTask:
             "covers": spec.covers,
             "schedule": self.task.schedule.model_dump(),
             "opens": list(self.openings),
-            "upload_bytes_per_participant": 2 * 8 * spec.length,
+            "ring": spec.ring_bits,
+            "fraction_bits": spec.fraction_bits,
+            "wide_because": reason_for_wide(spec),
+            "upload_bytes_per_participant": 2 * spec.ring.word_bytes * spec.length,
         }
 
 

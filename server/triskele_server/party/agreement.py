@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, Slot
+from triskele.ring import Words
 from triskele_server.mpc.session import Session
 
 _DIGEST_BYTES = 32

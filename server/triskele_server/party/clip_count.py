@@ -6,9 +6,9 @@ import hashlib
 
 import torch
 
-from triskele.encoding import Words
 from triskele.errors import TriskeleError
 from triskele.keystream import derive
+from triskele.ring import Words
 from triskele_server.linear.discrete_gaussian import discrete_gaussian
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares

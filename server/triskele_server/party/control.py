@@ -291,7 +291,8 @@ class RoundControl:
 
     def _check_output(self, job: RoundJob, outcome: RoundOutcome) -> None:
         """The output is safely on disk and is what the parties agreed on, before the round counts as COMBINED."""
-        expected = TaskSpec.from_canonical(job.task).dimension * 8
+        spec = TaskSpec.from_canonical(job.task)
+        expected = spec.dimension * spec.ring.word_bytes
         digest = hashlib.sha256()
         with job.output.open("rb") as file:
             while block := file.read(DEFAULT_LIMITS.max_chunk_bytes):

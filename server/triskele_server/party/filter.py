@@ -16,8 +16,17 @@ from triskele_server.mpc.arithmetic import LIMIT_BITS
 from triskele_server.mpc.opening_ledger import UndeclaredOpening
 from triskele_server.mpc.replicated import PUBLIC_BITS, ReplicatedTensor
 from triskele_server.mpc.session import Session
-from triskele_server.rules.pipeline import MAX_DIVISOR_BITS, Pipeline, Stage
-from triskele_server.rules.registry import MAX_SCALE_BITS, SCALE_BITS, WEIGHT_BITS, Mixing, Scaled, ceil_log2
+from triskele_server.rules.pipeline import Pipeline, Stage
+from triskele_server.rules.precision import coefficient_places, largest_sum, scales_to_length
+from triskele_server.rules.registry import (
+    MAX_DIVISOR_BITS,
+    MAX_SCALE_BITS,
+    SCALE_BITS,
+    WEIGHT_BITS,
+    Mixing,
+    Scaled,
+    ceil_log2,
+)
 
 Weights = torch.Tensor | ReplicatedTensor  # public or secret
 
@@ -200,7 +209,7 @@ def run_filter(
             seen = rows if last.rule.needs_gram else count
             result = call_stage(last, seen, clip_norm=clip_norm, adapted_bound=adapted_bound)
             divisors = math.prod(m.divisor for m in (*mixings, public)) if mixings else 1
-            verdict = _checked(last, result, count, pipeline.normalises(spec), divisors)
+            verdict = _checked(last, result, count, pipeline.normalises_rows(spec), divisors)
             # Whether the built-in stages are in line their tests tell.
             foreign = [m for m, s in zip(mixings, pipeline.stages, strict=True) if not s.rule.built_in]
             extra = [words for mixing in foreign for words in _out_of_line(mixing)]
@@ -339,7 +348,7 @@ class _Setting:
         """The verdict on participants' rows, their secret example weights multiplied in."""
         for mixing in self.mixings:
             before, verdict = verdict, _mapped_back(verdict, mixing)
-            if self.pipeline.normalises(self.spec) and verdict.combined is None and verdict.unit == mixing.divisor:
+            if self.pipeline.normalises_rows(self.spec) and verdict.combined is None and verdict.unit == mixing.divisor:
                 weights = _shrunk(verdict.weights, mixing.divisor)
                 verdict = replace(verdict, weights=weights, reference=before.reference, unit=1)
         if self.examples is None:
@@ -351,23 +360,62 @@ class _Setting:
         return replace(verdict, weights=(parts * verdict.weights).normalised().rescale(WEIGHT_BITS), unit=1)
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """Coefficients for the 32-bit ring; `too_large` is negative where they could make the aggregate wrap."""
+
+    coefficients: ReplicatedTensor
+    reference: ReplicatedTensor | None
+    too_large: tuple[ReplicatedTensor, ...]
+
+
+def _rounded(setting: _Setting, final: _Verdict, rows: int) -> _Rounded | None:
+    """Secret coefficients rounded to as many places as fit the 32-bit ring beside the updates'; None if public.
+
+    `rows` is how many rows the rule saw. Rounded is to nearest: what is 0 stays 0.
+    """
+    exact = final.scaled()
+    if not isinstance(exact, ReplicatedTensor):
+        return None
+    rule, count = setting.pipeline.last.rule, exact.size(0)
+    units = final.unit if setting.pipeline.normalises(setting.spec) else rows * final.unit
+    # Rows that are scaled to the root's length are as long as it is, whatever their coefficients add up to: these are
+    # not bounded, but half of the room is left for the error of estimated lengths.
+    to_length = scales_to_length(rule)
+    together = exact if final.reference is None else exact.cat([exact, final.reference.reshape(1)])
+    if exact.fraction_bits:
+        places = coefficient_places(setting.spec, 2 * units if to_length else units, count)
+        if places < exact.fraction_bits:
+            together = (together + 2.0 ** -(places + 1)).rescale(places)
+    integers = together.times_power_of_two(together.fraction_bits)
+    excess = (-integers.sum() + largest_sum(setting.spec.fraction_bits)).reshape(1)
+    reference = None if final.reference is None else together[count]
+    return _Rounded(together[:count], reference, () if to_length else (excess,))
+
+
 def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
     spec, pipeline = setting.spec, setting.pipeline
     final = setting.of_participants(verdict)
     count = final.weights.shape[0]
+    rounded = _rounded(setting, final, verdict.bits.shape[0]) if spec.narrow else None
+    if rounded is not None:
+        final = replace(final, reference=rounded.reference, out_of_range=(*final.out_of_range, *rounded.too_large))
     carrying = _check_cohort(spec, pipeline, final)
     rows, accepted = tuple(range(count)), tuple(range(count)) if spec.decisions == "public" else None
     if pipeline.opens_selection(spec):
         bits = _secret(verdict.bits).open("accepted")
         verdict = replace(verdict, bits=bits, weights=bits)
-        final = setting.of_participants(verdict)
+        final = replace(setting.of_participants(verdict), reference=final.reference)
     if isinstance(verdict.bits, torch.Tensor) and not pipeline.mixes_in_secret:
         public = replace(setting, examples=None).of_participants(replace(verdict, scale=None)).weights
         rows = _nonzero(public)
         accepted = rows if spec.decisions == "public" else None
     elif pipeline.last.rule.rejects and spec.decisions == "public":
         accepted = _nonzero(_secret(carrying).open("accepted"))
-    combined = final.scaled()[list(rows)]
+    combined = final.scaled()
+    if rounded is not None and isinstance(combined, ReplicatedTensor):
+        combined = rounded.coefficients
+    combined = combined[list(rows)]
     total = _weight_total(setting, verdict, final)
     if total < 1:
         raise RoundFailed("too_few_accepted", "cohort", "the accepted submissions' weights add up to nothing")

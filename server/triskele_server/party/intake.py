@@ -30,7 +30,8 @@ from triskele.identity import Identity
 from triskele.ids import ParticipantId, PartyIndex, ShareIndex, held_shares
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import Manifest, ManifestDigest
-from triskele.sharing import SALT_BYTES, SEED_BYTES, WORD_BYTES, Salt, commitment_matches
+from triskele.ring import Ring
+from triskele.sharing import SALT_BYTES, SEED_BYTES, Salt, commitment_matches
 from triskele.task import TaskSpec
 from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.metrics import party as metrics
@@ -72,6 +73,16 @@ class _Place:
         """The same for the other holder's stream."""
         _close(self.relay, error)
         self.relay = None
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A signed manifest that holds, and what the store says of its round."""
+
+    manifest: Manifest
+    key: RoundKey
+    ring: Ring
+    is_open: bool
 
 
 def _close(session: ref[UploadSession] | None, error: TriskeleError) -> None:
@@ -138,16 +149,16 @@ class Intake:
 
         `relay`: the participant asks this party to bring the words to the other holder.
         """
-        manifest, key, is_open = self._checked(caller, signed)
-        self._check_shares(manifest, shares)  # (5), (6)
-        header = self._relay_header(signed, manifest, shares) if relay else b""
-        if not is_open:
-            return self._session(key, manifest, shares, _Place(), header)  # complete, or refused
-        place = self._place(key, manifest.participant)
+        claim = self._checked(caller, signed)
+        self._check_shares(claim.manifest, shares)  # (5), (6)
+        header = self._relay_header(signed, claim.manifest, shares) if relay else b""
+        if not claim.is_open:
+            return self._session(claim, shares, _Place(), header)  # complete, or refused
+        place = self._place(claim)
         with place.lock:
             place.take_over(_TAKEN_OVER)
             place.take_relay_over(_SENT_DIRECTLY)
-            session = self._session(key, manifest, shares, place, header)
+            session = self._session(claim, shares, place, header)
             place.session = ref(session)
             return session
 
@@ -156,17 +167,18 @@ class Intake:
 
         An upload whose words the participant has begun to send itself stays so: what is told says which it is.
         """
-        manifest, key, is_open = self._checked(caller, signed)
+        claim = self._checked(caller, signed)
+        manifest = claim.manifest
         self._check_shares(manifest, shares)  # (5), (6)
         if manifest.heavy != held_shares(self._party)[1]:
             raise InvalidUpload(f"relayed: party {self._party} is not the second holder of share {manifest.heavy}")
-        place = self._place(key, manifest.participant) if is_open else _Place()
+        place = self._place(claim) if claim.is_open else _Place()
         with place.lock:
             place.take_over(_TAKEN_OVER)
-            upload = self._reserve(key, manifest, relayed=True)
+            upload = self._reserve(claim, relayed=True)
             if upload.complete or not upload.relayed:
                 return Progress.of(upload)
-            return Progress.of(self._seeded(key, upload, manifest, shares))
+            return Progress.of(self._seeded(claim, upload, shares))
 
     def begin_relay(self, caller: Identity, signed: types_pb2.SignedManifest, salt: bytes) -> UploadSession:
         """The words of a participant's upload from `caller`, the party that holds them too. Raises a ParticipantFault.
@@ -175,22 +187,24 @@ class Intake:
         """
         told = Manifest.from_proto(signed.manifest)
         participant = Identity(caller.federation, "participant", told.participant)
-        manifest, key, is_open = self._checked(participant, signed)
+        claim = self._checked(participant, signed)
+        manifest = claim.manifest
         self._check_relays(caller, manifest.heavy)
         if len(salt) != SALT_BYTES:
             raise InvalidUpload(f"relay: the salt has {len(salt)} bytes, not {SALT_BYTES}")
-        place = self._place(key, manifest.participant) if is_open else _Place()
+        place = self._place(claim) if claim.is_open else _Place()
         with place.lock:
             place.take_relay_over(_BROUGHT_AGAIN)
-            upload = self._reserve(key, manifest, relayed=True)
+            upload = self._reserve(claim, relayed=True)
             if not (upload.complete or upload.relayed):
                 raise WrongState(str(_SENT_DIRECTLY))  # a new one: an exception raised twice collects tracebacks
             session = RelayedWords(
                 self._store,
                 self._files,
-                key=key,
+                key=claim.key,
                 upload=replace(upload, complete=upload.complete or upload.words_there),
                 length=manifest.length,
+                ring=claim.ring,
                 commitments=manifest.commitments,
                 salts={manifest.heavy: Salt(salt)},
                 seeds={},
@@ -210,8 +224,8 @@ class Intake:
         upload.check_manifest(ManifestDigest(digest))
         return Progress.of(upload)
 
-    def _checked(self, caller: Identity, signed: types_pb2.SignedManifest) -> tuple[Manifest, RoundKey, bool]:
-        """Steps (1) to (4): the manifest, its round, and whether that is open."""
+    def _checked(self, caller: Identity, signed: types_pb2.SignedManifest) -> _Claim:
+        """Steps (1) to (4)."""
         manifest = manifests.verify(signed, authority=self._authority, identity=caller.uri, now=self._now())  # (1)
         self._deny_list.check(caller, x509.load_der_x509_certificate(signed.certificate).serial_number)
         if manifest.participant != caller.name:  # (2)
@@ -222,15 +236,15 @@ class Intake:
         spec = TaskSpec.from_canonical(record.canonical)
         spec.check_takes_part(manifest.participant)
         manifest.check_belongs_to(spec, key.number)  # (4)
-        return manifest, key, record.state is RoundState.OPEN
+        return _Claim(manifest, key, spec.ring, record.state is RoundState.OPEN)
 
     def _check_relays(self, caller: Identity, heavy: ShareIndex) -> None:
         if caller.name != str(heavy) or heavy != held_shares(self._party)[1]:
             raise Forbidden(f"relay: {caller.uri} does not bring share {heavy} to party {self._party}")
 
-    def _place(self, key: RoundKey, participant: ParticipantId) -> _Place:
+    def _place(self, claim: _Claim) -> _Place:
         with self._lock:
-            return self._places.setdefault((key, participant), _Place())
+            return self._places.setdefault((claim.key, claim.manifest.participant), _Place())
 
     def _relay_header(
         self, signed: types_pb2.SignedManifest, manifest: Manifest, shares: Sequence[ReceivedShare]
@@ -241,14 +255,14 @@ class Intake:
         salt = next(s.salt for s in shares if s.index == manifest.heavy)
         return party_pb2.RelayHeader(manifest=signed, salt=salt).SerializeToString()
 
-    def _seeded(self, key: RoundKey, upload: Upload, manifest: Manifest, shares: Sequence[ReceivedShare]) -> Upload:
+    def _seeded(self, claim: _Claim, upload: Upload, shares: Sequence[ReceivedShare]) -> Upload:
         """Keep the participant's own part of a relayed upload, which is complete then if the words are there."""
         try:
-            self._files.make_folder(key)
-            self._files.write_seeds(key, upload.participant, _seeds(manifest, shares))
+            self._files.make_folder(claim.key)
+            self._files.write_seeds(claim.key, upload.participant, _seeds(claim.manifest, shares))
         except OSError as error:
             raise Unavailable("this party cannot write to its disk just now: try again later") from error
-        seeded = self._store.seeded(key, upload.participant)
+        seeded = self._store.seeded(claim.key, upload.participant)
         if seeded.complete:
             metrics.UPLOADS.labels("complete", "").inc()
         return seeded
@@ -271,22 +285,22 @@ class Intake:
                 place.take_over(_TAKEN_OVER)
                 place.take_relay_over(_BROUGHT_AGAIN)
 
-    def _session(
-        self, key: RoundKey, manifest: Manifest, shares: Sequence[ReceivedShare], place: _Place, relay: bytes
-    ) -> UploadSession:
+    def _session(self, claim: _Claim, shares: Sequence[ReceivedShare], place: _Place, relay: bytes) -> UploadSession:
         """Step (7), then a session that goes on from what is committed."""
-        upload = self._reserve(key, manifest)
+        manifest = claim.manifest
+        upload = self._reserve(claim)
         if upload.relayed and not upload.complete:
             if upload.words_there:
-                upload = self._seeded(key, upload, manifest, shares)
+                upload = self._seeded(claim, upload, shares)
             else:
-                upload = self._store.take_direct(key, upload.participant)
+                upload = self._store.take_direct(claim.key, upload.participant)
         return UploadSession(
             self._store,
             self._files,
-            key=key,
+            key=claim.key,
             upload=upload,
             length=manifest.length,
+            ring=claim.ring,
             commitments=manifest.commitments,
             salts={ShareIndex(s.index): Salt(s.salt) for s in shares},
             seeds=_seeds(manifest, shares),
@@ -295,15 +309,16 @@ class Intake:
             relay=relay,
         )
 
-    def _reserve(self, key: RoundKey, manifest: Manifest, *, relayed: bool = False) -> Upload:
-        found = self._store.upload(key, manifest.participant)
+    def _reserve(self, claim: _Claim, *, relayed: bool = False) -> Upload:
+        manifest = claim.manifest
+        found = self._store.upload(claim.key, manifest.participant)
         if found is not None and found.complete:  # the answer was lost: say again that it is there, whatever the state
             found.check_manifest(manifest.digest)
             metrics.REPLAYS.labels("repeated").inc()
             return found
         submission = Submission(manifest.slot, manifest.participant, manifest.digest)
-        size = manifest.length * WORD_BYTES if manifest.heavy in held_shares(self._party) else 0
-        return self._store.reserve(key, submission, manifest.heavy, size, self._room, relayed=relayed)
+        size = manifest.length * claim.ring.word_bytes if manifest.heavy in held_shares(self._party) else 0
+        return self._store.reserve(claim.key, submission, manifest.heavy, size, self._room, relayed=relayed)
 
     def _check_shares(self, manifest: Manifest, shares: Sequence[ReceivedShare]) -> None:
         """Steps (5) and (6)."""

@@ -12,8 +12,8 @@ from concurrent.futures import Executor
 
 import torch
 
-from triskele.encoding import Words
 from triskele.keystream import derive
+from triskele.ring import Words
 from triskele.task import TaskSpec
 from triskele_server.linear.discrete_gaussian import discrete_gaussian
 from triskele_server.mpc.session import Session, Shares

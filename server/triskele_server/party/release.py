@@ -13,10 +13,10 @@ import hmac
 import numpy as np
 import torch
 
-from triskele.encoding import Words
 from triskele.errors import PartyFault
 from triskele.ids import RoundNumber, ShareIndex, held_shares
 from triskele.release_mask import MaskKey, add_mask, remove_masks
+from triskele.ring import Words
 from triskele.task import TaskSpec
 from triskele_server.linear.shares import SharePair, WordShare
 from triskele_server.mpc import arithmetic

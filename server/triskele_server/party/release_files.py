@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.ids import RoundNumber, TaskDigest
 from triskele.release_mask import MASK_KEY_BYTES, MaskKey
+from triskele.ring import Words
 from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey

@@ -16,18 +16,19 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from triskele.encoding import Words
 from triskele.errors import RoundFailed
 from triskele.ids import ParticipantId, RoundNumber, Slot
 from triskele.keystream import derive
 from triskele.manifest import ManifestDigest
 from triskele.release_mask import MaskKey
+from triskele.ring import Words
 from triskele.task import TaskSpec
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import EXACT_LIMIT
 from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import CHECK_BUCKETS, GRAM_BUCKETS, Sketch
 from triskele_server.mpc import arithmetic
+from triskele_server.mpc.lifting import lift
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
@@ -132,7 +133,7 @@ class RoundInput:
 
 @dataclass(frozen=True)
 class RoundOutput:
-    """The mean is words / weight_total / 2^coefficient_bits * C / 2^20, once the mask is off.
+    """The mean is words / weight_total / 2^coefficient_bits * C / 2^f, once the mask is off.
 
     `accepted` is None under hidden decisions. `mask_keys` are this party's two of the mask, None if public.
     """
@@ -177,17 +178,22 @@ def run_round(
     decision = resumed(session, given.checkpoints)
     if decision is None:
         # 5. Sketch: local and linear. Both holders of a share must get the same.
-        sketch = Sketch(coin, spec.dimension, CHECK_BUCKETS if _exact(spec, len(slots)) else GRAM_BUCKETS)
+        sketch = Sketch(coin, spec.dimension, _buckets(spec, pipeline, len(slots)))
         first = sketch.apply([s.shares.first for s in given.submissions], executor)
         second = sketch.apply([s.shares.second for s in given.submissions], executor)
         weights = _weight_shares(given) if spec.weighted else None
         mine = (first, second) if weights is None else _beside(first, second, weights)
         compare_shares(session, "sketch", slots, *mine)
+        first, second, weights = _lifted(session, spec, first, second, weights)
         on_step("sketch")
 
         # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
         folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
-        valid = tuple(np.flatnonzero(check(session, sketch, folded, weights, spec.max_weight)).tolist())
+        valid = tuple(
+            np.flatnonzero(
+                check(session, sketch, folded, weights, spec.max_weight, fraction_bits=spec.fraction_bits)
+            ).tolist()
+        )
         _check_minimum(spec, len(valid), "valid")
     else:
         valid = decision.valid
@@ -203,9 +209,9 @@ def run_round(
 
     def gram() -> ReplicatedTensor:
         part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
-        shared = ReplicatedTensor(arithmetic.reshare_at_once(session, "gram", torch.from_numpy(part)), session, places)
+        shared = arithmetic.reshare_at_once(session, "gram", torch.from_numpy(part))
         on_step("gram")
-        return shared
+        return ReplicatedTensor(shared, session, places + 2 * spec.fraction_bits)
 
     if pipeline.last.rule.kind == "coordinate_wise":
         # 8 and 9 for a rule that gives the aggregate's shares at once. Nothing in it is rounded: every attempt gets
@@ -250,7 +256,29 @@ def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> 
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:
+    if (
+        spec.narrow
+    ):  # a sum of products needs 64 bits; vectors that are their own sketch are lifted, and exact all the same
+        return False
     return spec.gram == "exact" or (spec.gram == "auto" and rows * rows * spec.dimension <= EXACT_LIMIT)
+
+
+def _buckets(spec: TaskSpec, pipeline: Pipeline, rows: int) -> int:
+    """The check's, or more for a sketched Gram matrix. Buckets of many rows average the sketches' error out."""
+    sketched = not _exact(spec, rows) and (
+        pipeline.last.rule.needs_gram or any(s.rule.needs_gram for s in pipeline.stages)
+    )
+    return GRAM_BUCKETS if sketched and rows <= spec.max_rows else CHECK_BUCKETS
+
+
+def _lifted(
+    session: Session, spec: TaskSpec, first: Words, second: Words, weights: Shares | None
+) -> tuple[Words, Words, Shares | None]:
+    """The sketches and the weights in the 64-bit ring, from the task's."""
+    if not spec.narrow:
+        return first, second, weights
+    sketches = lift(session, Shares(torch.from_numpy(first), torch.from_numpy(second)))
+    return sketches.first.numpy(), sketches.second.numpy(), None if weights is None else lift(session, weights)
 
 
 def _check_minimum(spec: TaskSpec, count: int, what: str) -> None:
@@ -259,8 +287,8 @@ def _check_minimum(spec: TaskSpec, count: int, what: str) -> None:
 
 
 def _weight_shares(given: RoundInput) -> Shares:
-    pairs = [s.shares.word(given.spec.dimension) for s in given.submissions]
-    return Shares(torch.tensor([a for a, _ in pairs]), torch.tensor([b for _, b in pairs]))
+    pairs = np.array([s.shares.word(given.spec.dimension) for s in given.submissions], given.spec.ring.dtype)
+    return Shares(torch.from_numpy(pairs[:, 0].copy()), torch.from_numpy(pairs[:, 1].copy()))
 
 
 def _beside(first: Words, second: Words, weights: Shares) -> tuple[Words, Words]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from triskele.encoding import Words
 from triskele.errors import RoundFailed
-from triskele.task import FRACTION_BITS, TaskSpec
+from triskele.ring import Words
+from triskele.task import TaskSpec
 from triskele_server.linear.gram import exact_gram_part, gram_part, mixed
 from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import Sketch
@@ -36,11 +36,15 @@ class Rows:
     def gram_part(
         self, sketch: Sketch, first: Words, second: Words, exact: bool, executor: Executor | None
     ) -> tuple[Words, int]:
-        """This party's additive part of the Gram matrix and its fraction bits; `first`, `second` hold all sketches."""
+        """This party's additive part of the Gram matrix, int64, and the bits that it is scaled by.
+
+        `first`, `second` hold the sketches of all submissions, lifted from the 32-bit ring; exact products over the
+        words themselves are for the 64-bit ring.
+        """
         matrix = self._matrix()
-        if exact or sketch.identity:
+        if exact:
             used = [*self.shares] + ([] if self.reference is None else [self.reference])
-            return exact_gram_part(used, sketch.dimension, matrix), 2 * FRACTION_BITS
+            return exact_gram_part(used, sketch.dimension, matrix), 0
         z = []
         for k, sketches in enumerate((first, second)):
             taken = sketches[list(self.participants)]
@@ -48,10 +52,11 @@ class Rows:
                 taken = np.concatenate([taken, sketches[[self.reference_index]]])
             elif self.reference is not None:
                 share = self.reference.first if k == 0 else self.reference.second
-                taken = np.concatenate([taken, sketch.apply([share], executor)])
+                # Its sharing is trivial, one share is the value: words of the 32-bit ring need no lifting.
+                taken = np.concatenate([taken, sketch.apply([share], executor).astype(np.int64)])
             z.append(mixed(taken, matrix))
         # Dividing by the number of blocks, a power of two, moves the point.
-        return gram_part(z[0], z[1]), 2 * FRACTION_BITS + sketch.blocks.bit_length() - 1
+        return gram_part(z[0], z[1]), sketch.blocks.bit_length() - 1
 
     def _matrix(self) -> Words | None:
         """The mixing of all rows, the reference row carried through; None if nothing is mixed."""

@@ -13,7 +13,8 @@ import structlog
 from triskele.errors import InvalidUpload, TriskeleError, Unavailable
 from triskele.ids import ParticipantId, ShareIndex
 from triskele.limits import DEFAULT_LIMITS, Limits
-from triskele.sharing import WORD_BYTES, Commitment, Salt
+from triskele.ring import WIDE, Ring
+from triskele.sharing import Commitment, Salt
 from triskele_server.at_rest import StoreDamaged, WordsFile
 from triskele_server.metrics import party as metrics
 from triskele_server.party.records import Relay, Upload
@@ -55,6 +56,7 @@ class UploadSession:
         key: RoundKey,
         upload: Upload,
         length: int,
+        ring: Ring = WIDE,
         commitments: Sequence[Commitment],
         salts: Mapping[ShareIndex, Salt],
         seeds: Mapping[ShareIndex, bytes],
@@ -70,7 +72,7 @@ class UploadSession:
         self._seeds = seeds
         self._commitment = commitments[upload.heavy]
         self._salt = salts.get(upload.heavy)  # None: this party holds the two seeds
-        self._total = length * WORD_BYTES if self._salt is not None else 0
+        self._total = length * ring.word_bytes if self._salt is not None else 0
         self._position = self._committed = upload.committed
         self._complete = upload.complete
         self._file: WordsFile | None = None

@@ -17,14 +17,30 @@ from triskele_server.mpc.carry_tree import NARROW
 from triskele_server.mpc.session import Session, Shares
 
 PROJECTIONS = 64
-PROJECTION_BOUND = (1 << 24) - 1  # T: an honest projection is more than 7 times smaller
+_PROJECTION_SLACK_BITS = 4  # T = 2^(f + 4) - 1: an honest projection is more than 7 times smaller
 NORM_SLACK_PERCENT = 121  # an accepted squared norm is at most 1.1^2 times C^2
 
 
+def projection_bound(fraction_bits: int) -> int:
+    """T."""
+    return (1 << fraction_bits + _PROJECTION_SLACK_BITS) - 1
+
+
+PROJECTION_BOUND = projection_bound(FRACTION_BITS)  # of the 64-bit ring
+
+
 def check(
-    session: Session, sketch: Sketch, sketches: Shares, weights: Shares | None, max_weight: int
+    session: Session,
+    sketch: Sketch,
+    sketches: Shares,
+    weights: Shares | None,
+    max_weight: int,
+    *,
+    fraction_bits: int = FRACTION_BITS,
 ) -> NDArray[np.bool_]:
     """One opened bit per submission: whether its folded sketch [n, K] is in range and its weight in [0, max_weight].
+
+    Shares are mod 2^64; those of the 32-bit ring are lifted before, and what lifted wrongly is out of range.
 
     (a) 64 projections p of z onto random {-1, 0, 0, 1} vectors lie in [-T, T]: else with probability at least
         1 - 2^-64 some |z_j| > 2T. With it K (2T)^2 < 2^63, so the sum of squares below cannot wrap;
@@ -37,10 +53,11 @@ def check(
     both = sketches.first + sketches.second
     squares = (both * both - sketches.second * sketches.second).sum(-1, keepdim=True)
     norms = arithmetic.reshare_at_once(session, "norms", squares)
-    norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * FRACTION_BITS) // 100
+    norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * fraction_bits) // 100
+    bound = projection_bound(fraction_bits)
     tested = [
-        _plus(session, projected, PROJECTION_BOUND),
-        _plus(session, _negated(projected), PROJECTION_BOUND),
+        _plus(session, projected, bound),
+        _plus(session, _negated(projected), bound),
         _plus(session, _negated(norms), norm_bound),
     ]
     if weights is not None:

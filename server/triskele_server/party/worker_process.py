@@ -216,10 +216,10 @@ def _mapped(
         if seed:
             content = path.read_bytes()
             plain = content if vault is None else vault.open(context.info(index), content)
-            return SeedShare(Seed(plain), context, index)
-        return (
-            WordShare.map(path, spec.length) if vault is None else vault.words(path, context.info(index), spec.length)
-        )
+            return SeedShare(Seed(plain), context, index, spec.ring)
+        if vault is None:
+            return WordShare.map(path, spec.length, spec.ring)
+        return vault.words(path, context.info(index), spec.length, spec.ring)
 
     first, second = (share(s.index, s.path, seed=s.seed) for s in held.shares)
     return SealedSubmission(held.slot, held.participant, held.manifest_digest, SharePair(first, second))

@@ -6,12 +6,14 @@ import hashlib
 import os
 from pathlib import Path
 
-from triskele.encoding import Words
+import numpy as np
+
+from triskele.ring import Words, ring_of
 
 
 def write_output(path: Path, words: Words) -> bytes:
     """Write little-endian words durably, all or nothing; returns their SHA-256, which the three parties compare."""
-    data = words.astype("<i8", copy=False).data
+    data = np.ascontiguousarray(words, ring_of(words).dtype).data
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(data)

@@ -22,7 +22,7 @@ import structlog
 from triskele.errors import ConfigurationError, Forbidden, PartyFault, PeerLost, WrongState, from_rpc_error
 from triskele.ids import PartyIndex
 from triskele.limits import DEFAULT_LIMITS
-from triskele.sharing import WORD_BYTES
+from triskele.ring import WIDE
 from triskele_proto.v1 import peer_pb2, peer_pb2_grpc
 from triskele_server.config import PartyConfig, party_identity
 from triskele_server.metrics.rpc import outgoing
@@ -33,7 +33,7 @@ from triskele_server.rpc.server import caller
 OPEN_SECONDS = 30.0  # how long a peer that is ahead of us waits until we join the session
 FRAME_SECONDS = 120.0  # how long a computation waits for one frame
 _PIECE_BYTES = DEFAULT_LIMITS.chunk_bytes
-_MAX_FRAME_BYTES = DEFAULT_LIMITS.max_dimension * WORD_BYTES
+_MAX_FRAME_BYTES = DEFAULT_LIMITS.max_dimension * WIDE.word_bytes
 _HELLO = "hello"
 _EXCHANGE = "/triskele.v1.Peer/Exchange"
 

@@ -27,6 +27,7 @@ from triskele_server.rules.registry import (
     pre_aggregation,
     rule,
 )
+from triskele_server.rules.ring_choice import reason_for_wide, with_ring
 
 __all__ = [
     "CoordinateSum",
@@ -51,5 +52,7 @@ __all__ = [
     "norm_clip",
     "order_statistics",
     "pre_aggregation",
+    "reason_for_wide",
     "rule",
+    "with_ring",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from triskele.encoding import Words
+from triskele.ring import Words
 from triskele_server.rules.registry import rule
 
 

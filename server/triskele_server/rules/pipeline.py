@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from triskele.errors import InvalidTask
 from triskele.task import RuleOption, TaskSpec
-from triskele_server.rules.registry import SCALE_BITS, WEIGHT_BITS, Rule, ceil_log2, find
+from triskele_server.rules.precision import check_narrow
+from triskele_server.rules.registry import MAX_DIVISOR_BITS, SCALE_BITS, WEIGHT_BITS, Rule, ceil_log2, find
 
 BUCKETING = "bucketing"
 MAX_BUCKET_SIZE = 8  # rows averaged in one bucket: two sizes' least common multiple stays below 2^6
-MAX_DIVISOR_BITS = 6
 MAX_COMPARISONS = 10**7  # secret comparisons of a coordinate-wise rule in one round: about 220 MB sent per party
 
 
@@ -55,7 +55,14 @@ class Pipeline:
         return spec.decisions == "public" and self.last.rule.giving == "selection" and not self.mixes_in_secret
 
     def normalises(self, spec: TaskSpec) -> bool:
-        """Whether weights are divided by their sum in MPC, because nothing public says what the sum is."""
+        """Whether weights are divided by their sum in MPC, because nothing public says what the sum is.
+
+        In the 32-bit ring those of a weighted task always are: as integers they would not fit.
+        """
+        return (spec.narrow and spec.weighted) or self.normalises_rows(spec)
+
+    def normalises_rows(self, spec: TaskSpec) -> bool:
+        """Whether the rule's own weights are, before example weights are multiplied in."""
         rule = self.last.rule
         if rule.giving == "selection":
             return rule.selected is None and not spec.weighted and not self.opens_selection(spec)
@@ -121,7 +128,10 @@ def check_task(spec: TaskSpec) -> None:
             f"max_rows = {spec.max_rows} is too few for {spec.max_participants} participants: a bucket has at most "
             f"{MAX_BUCKET_SIZE}; raise max_rows to {-(-spec.max_participants // MAX_BUCKET_SIZE)} or more"
         )
-    _check_headroom(spec, pipeline.with_buckets(spec.max_participants, spec.max_rows))
+    if spec.narrow:
+        check_narrow(spec, pipeline)
+    else:
+        _check_headroom(spec, pipeline.with_buckets(spec.max_participants, spec.max_rows))
     _check_selection(spec, pipeline)
     _check_weighted(spec, pipeline)
     _check_covers(spec, pipeline)

@@ -32,7 +32,7 @@ from triskele.errors import InvalidTask
 from triskele.task import RuleOption
 
 if TYPE_CHECKING:
-    from triskele.encoding import Words
+    from triskele.ring import Words
     from triskele_server.mpc.replicated import ReplicatedTensor
 
     Weights = Words | ReplicatedTensor
@@ -45,6 +45,7 @@ Options = Mapping[str, RuleOption]
 SCALE_BITS = 20  # fraction bits of a row's scale
 WEIGHT_BITS = 26  # fraction bits of a fractional weight
 MAX_SCALE_BITS = 15  # the largest scale is 2^15
+MAX_DIVISOR_BITS = 6  # of a public stage's mixing
 ENTRY_POINTS = "triskele.rules"
 
 _GIVEN = frozenset(("adapted_bound", "clip_norm", "coin"))  # keyword-only parameters that the round fills in

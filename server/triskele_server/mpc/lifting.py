@@ -1,0 +1,58 @@
+"""From the ring Z_{2^32} to Z_{2^64} by one secret product of two bits. Two exchanges, 4 bytes, 8 from party 0.
+
+Party 0 knows a = x_0 + x_1 + 2^30 mod 2^32, parties 1 and 2 know b = x_2. For a value z in [-2^30, 2^30) the sum
+z + 2^30 = a + b - c 2^32 is below 2^31, so c is "the top bit of a or that of b" (as in arithmetic.truncate). With a and
+b read as signed words, which takes 2^32 off where a top bit is set,
+
+    z = a + b + 2^32 (top bit of a) (top bit of b) - 2^30.
+
+The words of the shares go on being shares of the low half, so only the high half is shared anew.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from triskele_server.mpc.arithmetic import deal, pool
+from triskele_server.mpc.session import Session, Shares
+
+_BATCH = 1 << 21  # elements at a time: some 100 MB of temporaries
+
+_OFFSET = 1 << 30
+
+
+def lift(session: Session, x: Shares) -> Shares:
+    """int64 shares of z for int32 shares of it, z in [-2^30, 2^30).
+
+    Any other z is lifted to a word that is congruent to it mod 2^32 and not in [-2^30, 2^30), whatever the shares:
+    with y = z + 2^30 mod 2^32 in [2^31, 2^32), the result is y - 2^30 >= 2^30 if the carry was guessed right, and it
+    can be guessed wrong in one way only, as 1 where it is 0: then it is y - 2^30 - 2^32 < -2^30.
+    """
+    first, second = (torch.empty(x.shape, dtype=torch.int64) for _ in range(2))
+    flat = (x.first.reshape(-1), x.second.reshape(-1), first.view(-1), second.view(-1))
+    for start in range(0, flat[0].numel(), _BATCH):
+        low_first, low_second, out_first, out_second = (t[start : start + _BATCH] for t in flat)
+        high = _high_half(session, low_first, low_second)
+        torch.add(low_first.long(), high.first.long() << 32, out=out_first)
+        torch.add(low_second.long(), high.second.long() << 32, out=out_second)
+    return Shares(first, second)
+
+
+def _high_half(session: Session, first: torch.Tensor, second: torch.Tensor) -> Shares:
+    """Shares mod 2^32 of what is to be added, times 2^32, to the words of the shares read as signed."""
+    known = None
+    if session.party == 0:
+        a = first + second + _OFFSET
+        rest = (a.long() - first - second - _OFFSET) >> 32  # what the words of a's two shares are short of a itself
+        known = torch.stack([_top(a), rest.int()])
+    dealt = deal(session, "lift", known, torch.empty((2, *first.shape), dtype=first.dtype))
+    part = torch.zeros_like(first)
+    if session.party != 0:
+        third = second if session.party == 1 else first
+        top, rest = dealt.first if session.party == 1 else dealt.second
+        part = top * _top(third) + rest
+    return pool(session, "lift", part)
+
+
+def _top(word: torch.Tensor) -> torch.Tensor:
+    return (word < 0).int()

@@ -1,0 +1,126 @@
+"""The 32-bit ring: how many fraction bits updates and coefficients get so that no aggregate wraps, or why none fit.
+
+A row whose norm is at most 1.1 C has entries below V = floor(1.1 * 2^f) + 1. Coefficients that add up to at most
+S = (2^31 - 1) / V therefore keep every entry of the aggregate below 2^31, and a task's budget S is shared between the
+places of the updates (f) and those of the coefficients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from triskele.errors import InvalidTask
+from triskele.ring import NARROW
+from triskele.task import FRACTION_BITS, LIFTED_BITS, SKETCHED_BITS, TaskSpec
+from triskele_server.rules.registry import MAX_DIVISOR_BITS, ceil_log2
+
+if TYPE_CHECKING:
+    from triskele_server.rules.pipeline import Pipeline
+    from triskele_server.rules.registry import Rule
+
+IDENTITY_WORDS = 8192  # up to so many a vector is its own sketch, and the Gram matrix of the sketches is exact
+MIN_ROUNDING_BITS = 4  # sqrt(d) <= 2^(f - 4): rounding adds at most 2^-5 C or so to an update
+MIN_COEFFICIENT_BITS = 5  # a fair share of the coefficients' sum is at least 2^5 units
+_TOO_NARROW = "the 32-bit ring is too narrow"
+_TYPICAL_NORM = 0.25  # of an update, in clip norms: what the split between places is made for
+
+
+def largest_sum(fraction_bits: int) -> int:
+    """S: what coefficients of rows of norm 1.1 C may add up to, in their last place."""
+    largest_entry = (11 << fraction_bits) // 10 + 1
+    return ((1 << NARROW.bits - 1) - 1) // largest_entry
+
+
+def coefficient_places(spec: TaskSpec, units: int, rows: int) -> int:
+    """Fraction bits of the coefficients of `rows` rows in the 32-bit ring, if they add up to at most `units`.
+
+    Each of them, and a reference's, is rounded to an integer next to it. Negative if not even integers fit.
+    """
+    room = largest_sum(spec.fraction_bits) - rows - 1
+    return (room // units).bit_length() - 1
+
+
+def scales_to_length(rule: Rule) -> bool:
+    """Whether a rule may scale rows up, to the root's length: then their lengths bound the aggregate."""
+    return rule.built_in and bool(rule.scale_bits) and rule.reference == "root"
+
+
+def best_fraction_bits(spec: TaskSpec, pipeline: Pipeline) -> int:
+    """The places of an update in the 32-bit ring that add the least noise; raises InvalidTask if none fit."""
+    pipeline = pipeline.with_buckets(spec.max_participants, spec.max_rows)
+    _check_kind(spec, pipeline)
+    least = math.ceil(math.log2(spec.dimension) / 2) + MIN_ROUNDING_BITS
+    most = min(FRACTION_BITS, (SKETCHED_BITS - ceil_log2(spec.dimension)) // 2)
+    fitting = [bits for bits in range(least, most + 1) if _problem(spec, pipeline, bits) is None]
+    if not fitting:
+        raise InvalidTask(f"{_TOO_NARROW}: {_problem(spec, pipeline, least)}")
+    return min(fitting, key=lambda bits: _noise(spec, bits)) if _rounded(spec, pipeline) else max(fitting)
+
+
+def check_narrow(spec: TaskSpec, pipeline: Pipeline) -> None:
+    """Raise InvalidTask unless no aggregate of this task of the 32-bit ring can wrap."""
+    pipeline = pipeline.with_buckets(spec.max_participants, spec.max_rows)
+    _check_kind(spec, pipeline)
+    problem = _problem(spec, pipeline, spec.fraction_bits)
+    if problem:
+        raise InvalidTask(f"{_TOO_NARROW}: {problem}")
+
+
+def _check_kind(spec: TaskSpec, pipeline: Pipeline) -> None:
+    rule = pipeline.last.rule
+    problem = ""
+    if rule.kind == "coordinate_wise":
+        problem = f"rule {rule.name!r} computes on the updates themselves"
+    elif rule.scale_bits and rule.reference != "previous" and not scales_to_length(rule):
+        problem = f"rule {rule.name!r} may scale updates up, to lengths that nothing bounds"
+    elif spec.privacy is not None:
+        problem = "the noise of `privacy` is sized for 20 fraction bits"
+    elif spec.gram == "exact" and spec.dimension > IDENTITY_WORDS:
+        problem = (
+            f"gram = 'exact' multiplies {spec.dimension} words, and beyond {IDENTITY_WORDS} they are only sketched"
+        )
+    elif spec.max_weight >= 1 << LIFTED_BITS:
+        problem = f"max_weight {spec.max_weight} is not below 2^{LIFTED_BITS}"
+    if problem:
+        raise InvalidTask(f"{_TOO_NARROW}: {problem}")
+
+
+def _problem(spec: TaskSpec, pipeline: Pipeline, fraction_bits: int) -> str | None:
+    """Why the coefficients do not fit beside so many fraction bits."""
+    count, room = spec.max_participants, largest_sum(fraction_bits)
+    if not _rounded(spec, pipeline):
+        units = _units(spec, pipeline)
+        if units > room:
+            return f"coefficients of up to {units} in all, beside {fraction_bits} fraction bits only {room} fit"
+        return None
+    units = _units(spec, pipeline) + count + 1
+    fair = count << MIN_COEFFICIENT_BITS
+    if max(units, fair) > room:
+        return (
+            f"{count} rows need coefficients of up to {max(units, fair)} in all; beside {fraction_bits} fraction bits, "
+            f"which {spec.dimension} words need, only {room} fit"
+        )
+    return None
+
+
+def _rounded(spec: TaskSpec, pipeline: Pipeline) -> bool:
+    """Whether coefficients have fraction bits, so that places are shared between them and the updates."""
+    return pipeline.last.rule.scale_bits is not None or spec.weighted or pipeline.normalises(spec)
+
+
+def _units(spec: TaskSpec, pipeline: Pipeline) -> int:
+    """What integer coefficients can add up to."""
+    rows = pipeline.rows_after(spec.max_participants)
+    secret = sum(stage.rule.giving != "public" for stage in pipeline.stages)
+    divisors = 1 << secret * ceil_log2(rows) + MAX_DIVISOR_BITS * (len(pipeline.stages) - secret)
+    if spec.weighted or pipeline.normalises(spec):
+        units = divisors if secret and pipeline.last.rule.scale_bits is not None else 1
+        return 2 * units if scales_to_length(pipeline.last.rule) else units
+    return rows * divisors
+
+
+def _noise(spec: TaskSpec, fraction_bits: int) -> float:
+    """Variance that rounding adds to an accepted update of typical norm, in units of its square and of 1/6."""
+    fair = largest_sum(fraction_bits) / spec.max_participants
+    return float(spec.dimension * 4.0**-fraction_bits / _TYPICAL_NORM**2 + fair**-2.0)
