@@ -182,6 +182,8 @@ def _task_keys() -> dict[str, Any]:
     for item in fields(TaskSpec):
         made = item.default_factory() if item.default_factory is not MISSING else item.default
         found[item.name] = PydanticUndefined if made is MISSING else made
+    del found["ring_bits"], found["fraction_bits"]  # follow from what a file asks for
+    found["ring"] = "auto"
     return found | _keys(Schedule, "schedule.")
 
 
