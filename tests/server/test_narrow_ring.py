@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.ids import ParticipantId, TaskName
+from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_server.config import load_task
 from triskele_server.rules import check_task, reason_for_wide, with_ring
@@ -146,6 +147,7 @@ def test_a_task_file_is_in_the_narrow_ring_where_that_fits(tmp_path):
         (_task("trimmed-mean", 100), "on the updates themselves"),
         (_task("norm-clip", 8193, gram="exact"), "gram = 'exact'"),
         (_task("mean", max_weight=1 << 30), "max_weight"),
+        (_task("mean", privacy=Privacy(1.0, 1e-6, 5.0)), "privacy"),
         (_task("norm-clip", 1 << 27, max_participants=1000), "fraction bits"),
         (_task("nnm multi-krum", 1 << 26, rule_options={"num_nodes_to_select": 9}), "coefficients of up to"),
     ],

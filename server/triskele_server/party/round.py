@@ -188,12 +188,7 @@ def run_round(
         on_step("sketch")
 
         # 6. Check: one validity bit per submission is opened; invalid ones leave the round.
-        folded = Shares(torch.from_numpy(sketch.folded(first)), torch.from_numpy(sketch.folded(second)))
-        valid = tuple(
-            np.flatnonzero(
-                check(session, sketch, folded, weights, spec.max_weight, fraction_bits=spec.fraction_bits)
-            ).tolist()
-        )
+        valid = _valid(session, spec, sketch, Shares(torch.from_numpy(first), torch.from_numpy(second)), weights)
         _check_minimum(spec, len(valid), "valid")
     else:
         valid = decision.valid
@@ -261,6 +256,15 @@ def _exact(spec: TaskSpec, rows: int) -> bool:
     ):  # a sum of products needs 64 bits; vectors that are their own sketch are lifted, and exact all the same
         return False
     return spec.gram == "exact" or (spec.gram == "auto" and rows * rows * spec.dimension <= EXACT_LIMIT)
+
+
+def _valid(
+    session: Session, spec: TaskSpec, sketch: Sketch, sketches: Shares, weights: Shares | None
+) -> tuple[int, ...]:
+    """The submissions that pass the check, by index."""
+    folded = Shares(*(torch.from_numpy(sketch.folded(z.numpy())) for z in (sketches.first, sketches.second)))
+    bits = check(session, sketch, folded, weights, spec.max_weight, fraction_bits=spec.fraction_bits)
+    return tuple(np.flatnonzero(bits).tolist())
 
 
 def _buckets(spec: TaskSpec, pipeline: Pipeline, rows: int) -> int:
