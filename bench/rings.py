@@ -14,7 +14,6 @@ RULES: dict[str, dict[str, Any]] = {
     "multi-krum": {"rule_options": {"num_malicious_nodes": 2, "num_nodes_to_select": 6}},
     "dnc": {},
     "norm-clip": {},
-    "centered-clip": {},
     "geometric-median": {},
     "flame": {},
     "fltrust": {"root": 0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triskele.errors import ConfigurationError, InvalidTask
+from triskele.errors import ConfigurationError, InvalidTask, RoundFailed
 from triskele.ids import ParticipantId, TaskName
 from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_server.config import load_task
+from triskele_server.linear.sketch import CHECK_WORDS
+from triskele_server.party import filter as party_filter
 from triskele_server.rules import check_task, reason_for_wide, with_ring
-from triskele_server.rules.precision import coefficient_places, largest_sum
+from triskele_server.rules.precision import IDENTITY_WORDS, coefficient_places, largest_entry, largest_sum
 from triskele_server.simulate import simulate
 
 sys.path.append(str(Path(__file__).parents[2]))  # bench/ is a room of the repository, not of the package
@@ -33,7 +36,6 @@ RULES = {
     "dnc": {"num_malicious_nodes": 1},
     "foolsgold": {},
     "geometric-median": {"nu": 0.05},
-    "centered-clip": {"tau": 0.4},
     "nnm norm-clip": {"num_malicious_nodes": 1},
     "nnm multi-krum": {"num_malicious_nodes": 1},
     "bucketing norm-clip": {"size": 1},
@@ -42,7 +44,7 @@ BOUND = 2.0**-9  # of the clip norm: how far the aggregate of a dozen rows may b
 
 
 def _task(rule: str = "mean", dimension: int = 1000, **options) -> TaskSpec:
-    root = ParticipantId("root") if rule == "fltrust" else None
+    root = ParticipantId("root") if rule.endswith("fltrust") else None
     return TaskSpec(TaskName("test"), dimension, 1.0, rule=tuple(rule.split()), root=root, **options)
 
 
@@ -93,7 +95,7 @@ def test_a_sketched_gram_matrix_leads_to_the_same_scales():
     assert np.linalg.norm(outcome.aggregate - expected.aggregate) < BOUND
 
 
-@pytest.mark.parametrize("rule", ["mean", "norm-clip", "centered-clip", "geometric-median"])
+@pytest.mark.parametrize("rule", ["mean", "norm-clip", "geometric-median"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rows_that_are_all_as_long_as_can_be_in_one_entry_do_not_wrap(rule, sign):
     rows = np.zeros((64, 40))
@@ -101,9 +103,8 @@ def test_rows_that_are_all_as_long_as_can_be_in_one_entry_do_not_wrap(rule, sign
     spec = with_ring(_task(rule, 40, max_participants=64), 32)
     longest = np.zeros(40, np.int64)
     longest[3] = sign * int(1.1 * 2**spec.fraction_bits)
-    options = {"tau": 4.0} if rule == "centered-clip" else {}
     raw = dict.fromkeys(range(64), longest)
-    outcome = simulate(rows, rule=rule, rule_options=options, clip_norm=1.0, ring=32, raw_rows=raw)
+    outcome = simulate(rows, rule=rule, clip_norm=1.0, ring=32, raw_rows=raw)
     assert not outcome.invalid
     assert abs(outcome.aggregate[3] - 1.1 * sign) < 2.0**-7
     assert np.abs(np.delete(outcome.aggregate, 3)).max() == 0
@@ -117,6 +118,41 @@ def test_malicious_words_are_left_out(dimension):
     outcome = simulate(rows, clip_norm=1.0, ring=32, raw_rows=attacks)
     assert set(outcome.invalid) == set(attacks)
     assert np.abs(outcome.aggregate - np.delete(rows, list(attacks), 0).mean(0)).max() < 2.0**-19
+
+
+def test_a_row_whose_weight_is_rounded_away_does_not_count_for_the_minimum_cohort():
+    """63 rows carry the aggregate; 937 others have just enough weight together that the exact weights count as 64."""
+    rows = np.random.default_rng(1).normal(size=(1000, 8192)) / 100
+    chosen = {"weights": [15_000] * 63 + [12] * 937, "min_accepted": 64, "clip_norm": 1.0}
+    with pytest.raises(RoundFailed, match="min_accepted = 64"):
+        simulate(rows, ring=32, **chosen)
+    simulate(rows, ring=32, **{**chosen, "min_accepted": 63})
+
+
+@pytest.mark.parametrize("dimension", [60, 9_000])
+def test_a_root_that_is_longer_than_there_is_room_for_ends_the_round(dimension, monkeypatch):
+    rows = _rows(6, dimension)
+    chosen = {"rule": "fltrust", "root": 5, "clip_norm": 1.0}
+    simulate(rows, ring=32, **chosen)
+    monkeypatch.setattr(party_filter, "MAX_ROOT_LENGTH", 0.9)
+    with pytest.raises(RoundFailed, match="out of range"):
+        simulate(rows, ring=32, **chosen)
+    simulate(rows, ring=64, **chosen)
+
+
+@pytest.mark.parametrize("dimension", [60, 9_000])
+def test_short_rows_scaled_to_the_longest_root_do_not_wrap(dimension):
+    """All in one entry, so that nothing but the room counts; a scale of 2^12 for each."""
+    spec = with_ring(_task("fltrust", dimension, max_participants=24), 32)
+    rows = np.zeros((24, dimension))
+    raw = {i: np.zeros(dimension, np.int64) for i in range(24)}
+    for i in range(23):
+        raw[i][7] = 1 << spec.fraction_bits - 12
+    raw[23][7] = int(1.1 * 2**spec.fraction_bits)
+    outcome = simulate(rows, rule="fltrust", root=23, clip_norm=1.0, ring=32, raw_rows=raw)
+    assert not outcome.invalid
+    assert abs(outcome.aggregate[7] - 1.1) < 2.0**-4
+    assert np.abs(np.delete(outcome.aggregate, 7)).max() == 0
 
 
 # ---- the choice ---------------------------------------------------------------------------------------------------
@@ -145,6 +181,9 @@ def test_a_task_file_is_in_the_narrow_ring_where_that_fits(tmp_path):
     [
         (_task("median", 100), "on the updates themselves"),
         (_task("trimmed-mean", 100), "on the updates themselves"),
+        (_task("centered-clip", 100), "the previous aggregate"),
+        (_task("centered-clip", 100, release="public"), "the previous aggregate"),
+        (_task("nnm fltrust", 8193), "chosen by the sketch"),
         (_task("norm-clip", 8193, gram="exact"), "gram = 'exact'"),
         (_task("mean", max_weight=1 << 30), "max_weight"),
         (_task("mean", privacy=Privacy(1.0, 1e-6, 5.0)), "privacy"),
@@ -187,16 +226,23 @@ def test_a_narrow_task_cannot_wrap_whatever_its_numbers(rule, dimension, partici
     task = with_ring(task, "auto")
     if not task.narrow:
         return
-    entry = int(1.1 * 2**task.fraction_bits) + 1
-    assert largest_sum(task.fraction_bits) * entry < 1 << 31
+    # What the check proves of an entry: that its row's norm is 1.1, or of a sketched row twice what a bucket may hold.
+    entry = int((1.1 if dimension <= CHECK_WORDS else 2 * math.sqrt(4.84)) * 2**task.fraction_bits) + 1
+    assert largest_entry(dimension, task.fraction_bits) >= entry
+    assert largest_sum(dimension, task.fraction_bits) * entry < 1 << 31
     assert dimension * 4**task.fraction_bits <= 1 << 64
     assert dimension <= 4 ** (task.fraction_bits - 4)
     # The coefficients of all rows, rounded up each, of the integers that this rule gives at least.
     scaled = rule not in {"mean", "krum", "multi-krum", "nnm multi-krum", "dnc"} or max_weight > 0
     units = 1 if max_weight or rule in {"fltrust", "geometric-median", "foolsgold"} else participants
+    units *= 2 if rule == "fltrust" else 1  # rows as long as the root's, at most twice the clip norm
     places = coefficient_places(task, units, participants) if scaled else 0
     assert places >= 0
-    assert ((units << places) + (participants + 1 if scaled else 0)) * entry < 1 << 31
+    assert ((units << places) + (participants if scaled else 0)) * entry < 1 << 31
+
+
+def test_norms_are_measured_up_to_the_words_that_the_choice_counts_on():
+    assert IDENTITY_WORDS == CHECK_WORDS
 
 
 def test_a_party_refuses_places_that_could_wrap():

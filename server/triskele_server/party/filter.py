@@ -17,7 +17,7 @@ from triskele_server.mpc.opening_ledger import UndeclaredOpening
 from triskele_server.mpc.replicated import PUBLIC_BITS, ReplicatedTensor
 from triskele_server.mpc.session import Session
 from triskele_server.rules.pipeline import Pipeline, Stage
-from triskele_server.rules.precision import coefficient_places, largest_sum, scales_to_length
+from triskele_server.rules.precision import MAX_ROOT_LENGTH, coefficient_places, largest_sum, scales_to_length
 from triskele_server.rules.registry import (
     MAX_DIVISOR_BITS,
     MAX_SCALE_BITS,
@@ -159,6 +159,12 @@ def _out_of_line(mixing: Mixing) -> list[ReplicatedTensor]:
     return [entries, -entries + mixing.divisor, sums - mixing.divisor, -sums + mixing.divisor]
 
 
+def _beyond_root_length(gram: ReplicatedTensor, unit: float) -> ReplicatedTensor:
+    """A word that is negative where the last row is longer than what `_rounded` leaves room for."""
+    room = (-gram[-1, -1] + (MAX_ROOT_LENGTH * unit) ** 2).reshape(1)
+    return room.times_power_of_two(room.fraction_bits)
+
+
 def _in_unit(gram: ReplicatedTensor, divisor: int) -> tuple[ReplicatedTensor, float]:
     """The Gram matrix of rows that were multiplied by `divisor`, in units of 1 again up to a factor in (1/2, 1]."""
     bits = ceil_log2(divisor)
@@ -213,6 +219,8 @@ def run_filter(
             # Whether the built-in stages are in line their tests tell.
             foreign = [m for m, s in zip(mixings, pipeline.stages, strict=True) if not s.rule.built_in]
             extra = [words for mixing in foreign for words in _out_of_line(mixing)]
+            if spec.narrow and rows is not None and scales_to_length(last.rule):
+                extra.append(_beyond_root_length(rows, spec.clip_norm / clip_norm))
             verdict = replace(verdict, out_of_range=(*verdict.out_of_range, *extra))
         decided = _decided(_Setting(spec, pipeline, (*reversed(mixings), public), examples), verdict)
         counted = result.counted if isinstance(result, Scaled) else None
@@ -360,52 +368,41 @@ class _Setting:
         return replace(verdict, weights=(parts * verdict.weights).normalised().rescale(WEIGHT_BITS), unit=1)
 
 
-@dataclass(frozen=True)
-class _Rounded:
-    """Coefficients for the 32-bit ring; `too_large` is negative where they could make the aggregate wrap."""
+def _rounded(setting: _Setting, final: _Verdict, rows: int) -> tuple[ReplicatedTensor | None, list[ReplicatedTensor]]:
+    """Secret coefficients with as many places as fit the 32-bit ring beside the updates', or None if they are public.
 
-    coefficients: ReplicatedTensor
-    reference: ReplicatedTensor | None
-    too_large: tuple[ReplicatedTensor, ...]
-
-
-def _rounded(setting: _Setting, final: _Verdict, rows: int) -> _Rounded | None:
-    """Secret coefficients rounded to as many places as fit the 32-bit ring beside the updates'; None if public.
-
-    `rows` is how many rows the rule saw. Rounded is to nearest: what is 0 stays 0.
+    The words are negative where the coefficients could make the aggregate wrap. `rows` is how many rows the rule saw.
+    Rounded is to nearest: what is 0 stays 0.
     """
-    exact = final.scaled()
-    if not isinstance(exact, ReplicatedTensor):
-        return None
-    rule, count = setting.pipeline.last.rule, exact.size(0)
-    units = final.unit if setting.pipeline.normalises(setting.spec) else rows * final.unit
-    # Rows that are scaled to the root's length are as long as it is, whatever their coefficients add up to: these are
-    # not bounded, but half of the room is left for the error of estimated lengths.
-    to_length = scales_to_length(rule)
-    together = exact if final.reference is None else exact.cat([exact, final.reference.reshape(1)])
-    if exact.fraction_bits:
-        places = coefficient_places(setting.spec, 2 * units if to_length else units, count)
-        if places < exact.fraction_bits:
-            together = (together + 2.0 ** -(places + 1)).rescale(places)
-    integers = together.times_power_of_two(together.fraction_bits)
-    excess = (-integers.sum() + largest_sum(setting.spec.fraction_bits)).reshape(1)
-    reference = None if final.reference is None else together[count]
-    return _Rounded(together[:count], reference, () if to_length else (excess,))
+    combined = final.scaled()
+    if not isinstance(combined, ReplicatedTensor):
+        return None, []
+    spec = setting.spec
+    units = final.unit if setting.pipeline.normalises(spec) else rows * final.unit
+    # Rows that are scaled up to the root's length are bounded by it, not by what their coefficients add up to.
+    to_length = scales_to_length(setting.pipeline.last.rule)
+    if combined.fraction_bits:
+        places = coefficient_places(spec, 2 * units if to_length else units, combined.size(0))
+        if places < combined.fraction_bits:
+            combined = (combined + 2.0 ** -(places + 1)).rescale(places)
+    if to_length:
+        return combined, []
+    integers = combined.times_power_of_two(combined.fraction_bits)
+    return combined, [(-integers.sum() + largest_sum(spec.dimension, spec.fraction_bits)).reshape(1)]
 
 
 def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
     spec, pipeline = setting.spec, setting.pipeline
     final = setting.of_participants(verdict)
     count = final.weights.shape[0]
-    rounded = _rounded(setting, final, verdict.bits.shape[0]) if spec.narrow else None
-    if rounded is not None:
-        final = replace(final, reference=rounded.reference, out_of_range=(*final.out_of_range, *rounded.too_large))
-    carrying = _check_cohort(spec, pipeline, final)
+    rounded, too_large = _rounded(setting, final, verdict.bits.shape[0]) if spec.narrow else (None, [])
+    final = replace(final, out_of_range=(*final.out_of_range, *too_large))
+    carrying = _check_cohort(spec, pipeline, final, final.scaled() if rounded is None else rounded)
     rows, accepted = tuple(range(count)), tuple(range(count)) if spec.decisions == "public" else None
     if pipeline.opens_selection(spec):
         bits = _secret(verdict.bits).open("accepted")
         verdict = replace(verdict, bits=bits, weights=bits)
-        final = replace(setting.of_participants(verdict), reference=final.reference)
+        final = setting.of_participants(verdict)
     if isinstance(verdict.bits, torch.Tensor) and not pipeline.mixes_in_secret:
         public = replace(setting, examples=None).of_participants(replace(verdict, scale=None)).weights
         rows = _nonzero(public)
@@ -414,7 +411,7 @@ def _decided(setting: _Setting, verdict: _Verdict) -> Coefficients:
         accepted = _nonzero(_secret(carrying).open("accepted"))
     combined = final.scaled()
     if rounded is not None and isinstance(combined, ReplicatedTensor):
-        combined = rounded.coefficients
+        combined = rounded
     combined = combined[list(rows)]
     total = _weight_total(setting, verdict, final)
     if total < 1:
@@ -449,15 +446,14 @@ def _weight_total(setting: _Setting, verdict: _Verdict, final: _Verdict) -> int:
     return selected(verdict.bits.shape[0], setting.pipeline.last.options) * final.unit
 
 
-def _check_cohort(spec: TaskSpec, pipeline: Pipeline, final: _Verdict) -> ReplicatedTensor | None:
+def _check_cohort(spec: TaskSpec, pipeline: Pipeline, final: _Verdict, combined: Weights) -> ReplicatedTensor | None:
     """At least min_accepted rows carry weight, and the effective cohort (sum w)^2 / sum w^2 is at least that large.
 
-    One row with nearly all the weight would be an opened update. The scales are part of w where they are at most 1;
-    larger ones bring short updates to the length of others and say nothing about a row's part in the aggregate. What
-    the rule gave must be in range, too. All of it is one opened bit. Gives the secret bits of the rows that carry
-    weight, None if that is public.
+    `combined` are the coefficients that the rows will have. One row with nearly all the weight would be an opened
+    update. The scales are part of w where they are at most 1; larger ones bring short updates to the length of others
+    and say nothing about a row's part in the aggregate. What the rule gave must be in range, too. All of it is one
+    opened bit. Gives the secret bits of the rows that carry weight, None if that is public.
     """
-    combined = final.scaled()
     carrying = None
     if isinstance(combined, torch.Tensor):
         enough = int(torch.count_nonzero(combined)) >= spec.min_accepted

@@ -251,9 +251,7 @@ def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> 
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:
-    if (
-        spec.narrow
-    ):  # a sum of products needs 64 bits; vectors that are their own sketch are lifted, and exact all the same
+    if spec.narrow:  # products need 64 bits: of the sketches, which are lifted (up to 8192 words that is exact, too)
         return False
     return spec.gram == "exact" or (spec.gram == "auto" and rows * rows * spec.dimension <= EXACT_LIMIT)
 

@@ -38,8 +38,8 @@ class Rows:
     ) -> tuple[Words, int]:
         """This party's additive part of the Gram matrix, int64, and the bits that it is scaled by.
 
-        `first`, `second` hold the sketches of all submissions, lifted from the 32-bit ring; exact products over the
-        words themselves are for the 64-bit ring.
+        `first`, `second` hold the sketches of all submissions, lifted if they are of the 32-bit ring. Exact products
+        over the words themselves, and a reference that is the previous aggregate, are of the 64-bit ring.
         """
         matrix = self._matrix()
         if exact:
@@ -52,8 +52,7 @@ class Rows:
                 taken = np.concatenate([taken, sketches[[self.reference_index]]])
             elif self.reference is not None:
                 share = self.reference.first if k == 0 else self.reference.second
-                # Its sharing is trivial, one share is the value: words of the 32-bit ring need no lifting.
-                taken = np.concatenate([taken, sketch.apply([share], executor).astype(np.int64)])
+                taken = np.concatenate([taken, sketch.apply([share], executor)])
             z.append(mixed(taken, matrix))
         # Dividing by the number of blocks, a power of two, moves the point.
         return gram_part(z[0], z[1]), sketch.blocks.bit_length() - 1

@@ -1,8 +1,9 @@
 """The 32-bit ring: how many fraction bits updates and coefficients get so that no aggregate wraps, or why none fit.
 
-A row whose norm is at most 1.1 C has entries below V = floor(1.1 * 2^f) + 1. Coefficients that add up to at most
-S = (2^31 - 1) / V therefore keep every entry of the aggregate below 2^31, and a task's budget S is shared between the
-places of the updates (f) and those of the coefficients.
+The entries of a row that passed the check are below V in absolute value: floor(1.1 * 2^f) + 1 where its norm was
+measured, floor(4.4 * 2^f) + 1 where it was estimated from a sketch (docs/protocol.md, "Check", claim 2). Coefficients
+that add up to at most S = (2^31 - 1) / V therefore keep every entry of the aggregate below 2^31, and a task's budget S
+is shared between the places of the updates (f) and those of the coefficients.
 """
 
 from __future__ import annotations
@@ -22,27 +23,38 @@ if TYPE_CHECKING:
 IDENTITY_WORDS = 8192  # up to so many a vector is its own sketch, and the Gram matrix of the sketches is exact
 MIN_ROUNDING_BITS = 4  # sqrt(d) <= 2^(f - 4): rounding adds at most 2^-5 C or so to an update
 MIN_COEFFICIENT_BITS = 5  # a fair share of the coefficients' sum is at least 2^5 units
+MAX_ROOT_LENGTH = 2.0  # of the root's update, in clip norms: what rows that are scaled to its length have room for
 _TOO_NARROW = "the 32-bit ring is too narrow"
 _TYPICAL_NORM = 0.25  # of an update, in clip norms: what the split between places is made for
 
 
-def largest_sum(fraction_bits: int) -> int:
-    """S: what coefficients of rows of norm 1.1 C may add up to, in their last place."""
-    largest_entry = (11 << fraction_bits) // 10 + 1
-    return ((1 << NARROW.bits - 1) - 1) // largest_entry
+def largest_entry(dimension: int, fraction_bits: int) -> int:
+    """V: every entry of a row that passed the check is below it in absolute value."""
+    tenths = 11 if dimension <= IDENTITY_WORDS else 44
+    return (tenths << fraction_bits) // 10 + 1
+
+
+def largest_sum(dimension: int, fraction_bits: int) -> int:
+    """S: what the coefficients of rows that passed the check may add up to, in their last place."""
+    return ((1 << NARROW.bits - 1) - 1) // largest_entry(dimension, fraction_bits)
 
 
 def coefficient_places(spec: TaskSpec, units: int, rows: int) -> int:
     """Fraction bits of the coefficients of `rows` rows in the 32-bit ring, if they add up to at most `units`.
 
-    Each of them, and a reference's, is rounded to an integer next to it. Negative if not even integers fit.
+    Each of them is rounded to an integer next to it. Negative if not even integers fit.
     """
-    room = largest_sum(spec.fraction_bits) - rows - 1
+    room = largest_sum(spec.dimension, spec.fraction_bits) - rows
     return (room // units).bit_length() - 1
 
 
 def scales_to_length(rule: Rule) -> bool:
-    """Whether a rule may scale rows up, to the root's length: then their lengths bound the aggregate."""
+    """Whether a rule may scale rows up, to the root's length |r|: then that bounds the aggregate, not coefficients.
+
+    A scaled row's entries are below V where norms are measured. Where they are estimated, an entry is at most 4 times
+    its row's estimated norm (claim 2 again, of these sketches), and so a scaled one at most 4 |r|, which is below 2 V
+    while |r| <= MAX_ROOT_LENGTH.
+    """
     return rule.built_in and bool(rule.scale_bits) and rule.reference == "root"
 
 
@@ -72,8 +84,15 @@ def _check_kind(spec: TaskSpec, pipeline: Pipeline) -> None:
     problem = ""
     if rule.kind == "coordinate_wise":
         problem = f"rule {rule.name!r} computes on the updates themselves"
-    elif rule.scale_bits and rule.reference != "previous" and not scales_to_length(rule):
+    elif rule.reference == "previous":
+        problem = f"rule {rule.name!r} starts from the previous aggregate, which the parties divide in 64-bit words"
+    elif rule.scale_bits and not scales_to_length(rule):
         problem = f"rule {rule.name!r} may scale updates up, to lengths that nothing bounds"
+    elif scales_to_length(rule) and pipeline.mixes_in_secret and spec.dimension > IDENTITY_WORDS:
+        problem = (
+            f"rule {rule.name!r} scales up mixtures that are chosen by the sketch which measures them: beyond "
+            f"{IDENTITY_WORDS} words nothing bounds them"
+        )
     elif spec.privacy is not None:
         problem = "the noise of `privacy` is sized for 20 fraction bits"
     elif spec.gram == "exact" and spec.dimension > IDENTITY_WORDS:
@@ -88,13 +107,13 @@ def _check_kind(spec: TaskSpec, pipeline: Pipeline) -> None:
 
 def _problem(spec: TaskSpec, pipeline: Pipeline, fraction_bits: int) -> str | None:
     """Why the coefficients do not fit beside so many fraction bits."""
-    count, room = spec.max_participants, largest_sum(fraction_bits)
+    count, room = spec.max_participants, largest_sum(spec.dimension, fraction_bits)
     if not _rounded(spec, pipeline):
         units = _units(spec, pipeline)
         if units > room:
             return f"coefficients of up to {units} in all, beside {fraction_bits} fraction bits only {room} fit"
         return None
-    units = _units(spec, pipeline) + count + 1
+    units = _units(spec, pipeline) + count
     fair = count << MIN_COEFFICIENT_BITS
     if max(units, fair) > room:
         return (
@@ -122,5 +141,5 @@ def _units(spec: TaskSpec, pipeline: Pipeline) -> int:
 
 def _noise(spec: TaskSpec, fraction_bits: int) -> float:
     """Variance that rounding adds to an accepted update of typical norm, in units of its square and of 1/6."""
-    fair = largest_sum(fraction_bits) / spec.max_participants
+    fair = largest_sum(spec.dimension, fraction_bits) / spec.max_participants
     return float(spec.dimension * 4.0**-fraction_bits / _TYPICAL_NORM**2 + fair**-2.0)

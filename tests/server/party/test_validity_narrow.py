@@ -99,6 +99,8 @@ def test_every_kind_of_row_made_to_wrap_is_invalid_among_honest_ones(dimension, 
         everywhere,
         everywhere | 1 << 31,
         np.full(dimension, 1 << fraction_bits + 4),
+        np.full(dimension, (22 << fraction_bits) // 5) * signs,  # dense, of the largest entries that claim 2 allows
+        entries((21 << fraction_bits) // 5, *range(60)),
         _honest(dimension, 1.3, fraction_bits).astype(np.int64) + entries(MIN, 1),
         honest.astype(np.int64) + entries(MIN, 1, 2),
         _honest(dimension, 1.3, fraction_bits),
@@ -148,3 +150,19 @@ def test_dense_sketches_that_wrap_in_every_bucket_are_as_rare_as_the_proof_says(
         assert mean * ((1 + excess) * math.log1p(excess) - excess) > 100
         reach = (2.0**32 - beta * 2.0**fraction_bits) ** 2 / (2 * most * entry**2)
         assert math.log2(2 * buckets) - reach * math.log2(math.e) < -44
+
+
+def test_long_rows_of_allowed_entries_are_refused_and_unfolded_words_of_others_lift_rightly_as_the_proof_says():
+    """The bounds of claim 4 in numbers; energies in units of 2^(2f)."""
+    largest, count, blocks = 4 * 4.84, 4 * CHECK_BUCKETS, 4  # of an entry's square; of buckets; s
+    for log_energy in range(14, 50):  # 2^27 entries of at most 4.4 have less than 2^32
+        energy = 2.0**log_energy
+        of_bucket, mean = energy / 53, energy / CHECK_BUCKETS
+        fuller = math.log(count) + of_bucket / largest * math.log(math.e * mean / of_bucket)  # Chernoff, any bucket
+        passing = -((blocks * (energy - 1.21)) ** 2) / (
+            6 * of_bucket * blocks * energy
+        )  # Maurer, given fuller is false
+        assert math.log2(math.exp(fuller) + math.exp(passing)) < -44
+    of_bucket = 2.0**14 / 53
+    beyond = math.log(2 * 4 * GRAM_BUCKETS) - (2.0**30 / 2**FRACTION_BITS) ** 2 / (2 * of_bucket)  # Hoeffding, any word
+    assert beyond < -1000
