@@ -16,6 +16,7 @@ def run_bench(
     dimension: Annotated[int, typer.Option(min=1000, help="Parameters of the model.")] = 100_000,
     rule: Annotated[str, typer.Option(help="Rule of the secure round; stages before it, joined by +.")] = "norm-clip",
     decisions: Annotated[str, typer.Option(help="public or hidden.")] = "public",
+    ring: Annotated[str, typer.Option(help="Bits of a word: 32, 64, or auto, as a task file's `ring`.")] = "auto",
     latency_ms: Annotated[
         float, typer.Option(min=0, max=1000, help="Milliseconds that each frame between parties is held back.")
     ] = 0.0,
@@ -38,7 +39,8 @@ def run_bench(
     if decisions not in ("public", "hidden"):
         raise InvalidTask(f"decisions {decisions!r} is neither 'public' nor 'hidden'")
     given: Any = decisions  # one of the two now
-    scene = Scene(participants, dimension, rule, given, latency_ms / 1000)
+    bits: Any = int(ring) if ring.isdigit() else ring  # the scene's task refuses others
+    scene = Scene(participants, dimension, rule, given, bits, latency_ms / 1000)
     check_task(scene.task().spec)
     told = Console(stderr=True)
     load = os.getloadavg()

@@ -96,7 +96,7 @@ def run(scenes: Sequence[Scene], on_event: Callable[[str], None]) -> list[Compar
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     most = max(scene.participants for scene in scenes)
     first = scenes[0]
-    warm_up = Scene(min(WARM_UP[0], most), WARM_UP[1], first.rule, first.decisions)
+    warm_up = Scene(min(WARM_UP[0], most), WARM_UP[1], first.rule, first.decisions, first.ring)
     with tempfile.TemporaryDirectory(prefix="triskele-bench-") as folder:
         on_event("starting a coordinator and three parties")
         federation = LocalFederation.create(

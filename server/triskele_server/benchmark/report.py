@@ -47,6 +47,7 @@ def _round(c: Comparison) -> dict[str, Any]:
         "dimension": scene.dimension,
         "rule": scene.rule,
         "decisions": scene.decisions,
+        "ring_bits": scene.task().spec.ring_bits,
         "latency_ms": scene.link_delay * 1000,
         "ratio": round(c.ratio, 2),
         "cpu_ratio": round(c.cpu_ratio, 2),
@@ -86,7 +87,8 @@ def show(
             console.print(_phases(c), _processes(c))
     for c in measured[-1:]:
         console.print(
-            f"{c.scene.rule}, {c.scene.participants} participants, {c.scene.dimension:,} parameters: secure "
+            f"{c.scene.rule}, {c.scene.participants} participants, {c.scene.dimension:,} parameters, "
+            f"{c.scene.task().spec.ring_bits} bits: secure "
             f"{c.secure.times.wall:.2f} s, plaintext {c.plain.times.wall:.2f} s, ratio {c.ratio:.2f} "
             f"(processor time: {c.secure.cpu_seconds:.1f} s and {c.plain.cpu_seconds:.1f} s, ratio {c.cpu_ratio:.2f}); "
             f"a participant uploads {_upload_ratio(c):.3f} times its float32 update",

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triskele.ids import ParticipantId, TaskName
-from triskele.task import Decisions, RuleOption, TaskSpec
+from triskele.task import Decisions, RingChoice, RuleOption, TaskSpec
 from triskele_server.config import Schedule, ScheduledTask
+from triskele_server.rules import with_ring
 
 CLIP_NORM: Final = 1.0
 WAIT_SECONDS: Final = 1800.0
@@ -33,12 +34,16 @@ def rule_options(rule: str, participants: int) -> dict[str, RuleOption]:
 
 @dataclass(frozen=True)
 class Scene:
-    """One secure round and its plaintext twin. `link_delay`: seconds that a frame between parties is held back."""
+    """One secure round and its plaintext twin.
+
+    `ring` is what the task file would ask for; `link_delay` the seconds that a frame between parties is held back.
+    """
 
     participants: int
     dimension: int
     rule: str
     decisions: Decisions = "public"
+    ring: RingChoice = "auto"
     link_delay: float = 0.0
 
     @property
@@ -47,7 +52,7 @@ class Scene:
         return TaskName(f"bench-{self.participants}-{self.dimension}")
 
     def task(self) -> ScheduledTask:
-        """The task, of one round that is sealed as soon as everybody has uploaded."""
+        """The task, of one round that is sealed as soon as everybody has uploaded; raises InvalidTask."""
         needs_root = "fltrust" in self.rule.split("+")
         spec = TaskSpec(
             self.task_name,
@@ -60,7 +65,8 @@ class Scene:
             max_participants=max(2, self.participants),
         )
         return ScheduledTask(
-            spec, Schedule(rounds=1, quorum=self.participants, deadline_seconds=WAIT_SECONDS, grace_seconds=0.0)
+            with_ring(spec, self.ring),
+            Schedule(rounds=1, quorum=self.participants, deadline_seconds=WAIT_SECONDS, grace_seconds=0.0),
         )
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from triskele.errors import InvalidTask
 from triskele_server.benchmark.clients import take_part
 from triskele_server.benchmark.measure import Comparison, Measured, Process, _plain_server
 from triskele_server.benchmark.plain import PlainServer
@@ -38,6 +39,15 @@ def _comparison(n: int, d: int, *, filtering: float = 0.5) -> Comparison:
 @pytest.mark.parametrize("rule", RULES)
 def test_every_scene_is_a_task_that_a_party_would_run(rule):
     check_task(Scene(100, 1000, rule).task().spec)
+
+
+def test_a_scene_is_in_the_ring_that_was_asked_for():
+    asked = {ring: Scene(100, 1_000_000, "norm-clip", ring=ring).task().spec.ring_bits for ring in ("auto", 32, 64)}
+    assert asked == {"auto": 32, 32: 32, 64: 64}
+    assert Scene(100, 1000, "bucketing+median").task().spec.ring_bits == 64
+    for rule, ring in (("bucketing+median", 32), ("norm-clip", "16")):
+        with pytest.raises(InvalidTask):
+            Scene(100, 1000, rule, ring=ring).task()
 
 
 def test_only_rules_that_expect_attackers_are_told_how_many():
