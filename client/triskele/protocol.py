@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-PROTOCOL: Final = 1
-"""What this version speaks, and the only one that it serves."""
+PROTOCOL: Final = 2
+"""What this version speaks, and the only one that it serves. 2: words of 32 or 64 bits, tasks of format v2."""
 
 KEY: Final = "triskele-protocol"  # of the metadata: of a call, and of a refusal in return
-_UNMARKED: Final = 1  # calls carry the number since protocol 1
+_UNMARKED: Final = 1  # what a call that carries no number is of
 
 Metadata = Iterable[tuple[str, str | bytes]] | None
 

@@ -22,6 +22,7 @@ from monitoring_files import ROOT, alerts, queries, selectors
 from observed_federation import Prometheus, wait_until
 
 from triskele import Participant
+from triskele.call_metadata import MetadataInterceptor
 from triskele.errors import Conflict, InvalidUpload
 from triskele.ids import PARTIES
 from triskele.limits import DEFAULT_LIMITS
@@ -68,8 +69,9 @@ def forbidden_call(federation: LocalFederation, member: Participant) -> None:
     host = party_identity(federation.made.federation, 0).host
     options = [("grpc.ssl_target_name_override", host)]
     with grpc.secure_channel(address, credentials, options=options) as channel:
+        marked = grpc.intercept_channel(channel, MetadataInterceptor())
         with pytest.raises(grpc.RpcError) as refused:
-            control_pb2_grpc.PartyControlStub(channel).RoundStatus(control_pb2.RoundRequest(), timeout=10)
+            control_pb2_grpc.PartyControlStub(marked).RoundStatus(control_pb2.RoundRequest(), timeout=10)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 

@@ -19,6 +19,7 @@ from e2e.conftest import scheduled
 from e2e.test_commands import triskele
 from triskele import Participant
 from triskele.errors import IncompatibleVersion, WrongState
+from triskele.protocol import PROTOCOL
 from triskele.tracing import TRACES, VARIABLE, RoundTrace
 from triskele_server.local_federation import COORDINATOR, PARTY_NAMES, LocalFederation
 from triskele_server.membership import rotate
@@ -207,20 +208,21 @@ def test_a_party_that_is_away_of_another_version_or_expired_is_told_with_what_to
     )  # fmt: skip
 
     # A party of the next protocol, as in the middle of an upgrade.
-    newer = (
-        "import sys; from triskele import cli, protocol; protocol.PROTOCOL = 2; sys.argv[0] = 'triskele'; cli.main()"
+    start = (
+        "import sys; from triskele import cli, protocol; protocol.PROTOCOL = {}; sys.argv[0] = 'triskele'; cli.main()"
     )
+    newer = start.format(PROTOCOL + 1)
     with monkeypatch.context() as patch:
         patch.setattr(LocalFederation, "program", [sys.executable, "-c", newer])
         federation.start("party-2")
     federation.wait_ready("party-2")
-    told = "it speaks protocol 2, this program 1: it is newer: upgrade this program"
+    told = f"it speaks protocol {PROTOCOL + 1}, this program {PROTOCOL}: it is newer: upgrade this program"
     code, seen = status(federation, "party 2")
     assert (code, seen["up"], seen["problem"]) == (4, True, told)
     checked = triskele("preflight", "--config", str(federation.made.coordinator), "--json")
     (fault,) = [f for f in json.loads(checked.stdout)["findings"] if f["outcome"] == "fault"]
     assert (checked.returncode, fault["check"], f"{fault['found']}: {fault['remedy']}") == (2, "party 2", told)
-    refusal = "the caller speaks protocol 1, this server 2: upgrade the caller"
+    refusal = f"the caller speaks protocol {PROTOCOL}, this server {PROTOCOL + 1}: upgrade the caller"
     round_ = next(r for r in members[0].rounds("watched") if r.number == number)
     with pytest.raises(IncompatibleVersion, match=f"party 2: {refusal}"):
         round_.submit(np.full(DIMENSION, 0.01 * number))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 
+from triskele.call_metadata import MetadataInterceptor
 from triskele.errors import PeerLost
 from triskele.identity import Identity
 from triskele.ids import PARTIES
@@ -98,11 +99,12 @@ class Served:
                 tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
                 coordinator, party = Identity("demo", "coordinator", "main"), Identity("demo", "party", "0")
                 host = (coordinator if service == "Coordinator" else party).host
-                self._channels[service, caller] = grpc.secure_channel(
+                channel = grpc.secure_channel(
                     f"127.0.0.1:{self.ports[service]}",
                     tls.channel_credentials(),
                     options=[("grpc.ssl_target_name_override", host)],
                 )
+                self._channels[service, caller] = grpc.intercept_channel(channel, MetadataInterceptor())
             return self._channels[service, caller]
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from triskele import Conflict, Participant, Round
+from triskele.call_metadata import MetadataInterceptor
 from triskele.config import ParticipantConfig
 from triskele.credentials import Credentials
 from triskele.identity import Identity
@@ -73,10 +74,11 @@ def _provoked(
     options = [("grpc.ssl_target_name_override", Identity("demo", "party", str(party)).host)]
     said = []
     with grpc.secure_channel(f"127.0.0.1:{federation.ports.parties[party].listen}", credentials, options) as channel:
+        marked = grpc.intercept_channel(channel, MetadataInterceptor())
         for stream in streams:
             with contextlib.suppress(grpc.RpcError):
                 try:
-                    party_pb2_grpc.PartyStub(channel).Upload(iter(stream), timeout=20)
+                    party_pb2_grpc.PartyStub(marked).Upload(iter(stream), timeout=20)
                 except grpc.RpcError as error:
                     said.append(f"{error.code()} {error.details()} {error}")
                     raise

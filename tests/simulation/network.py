@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import grpc
 
 from triskele.identity import Identity
+from triskele.protocol import own_protocol
 from triskele_server.limits import DEFAULT_SERVER_LIMITS
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.server import interceptors
@@ -181,8 +182,8 @@ class Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"peer_spiffe_id": [self._identity.uri.encode()], "x509_pem_cert": [b""]}
 
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (own_protocol(),)  # as every client's
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
         self._code, self.details = code, details

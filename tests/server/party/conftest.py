@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from triskele.call_metadata import MetadataInterceptor
 from triskele.identity import Identity
 from triskele.ids import ParticipantId, PartyIndex, RoundNumber, Slot, held_shares
 from triskele.manifest import Manifest, sign
@@ -208,7 +209,7 @@ class Party:
         def call() -> party_pb2.UploadReply:
             credentials = self.federation.tls(folder).channel_credentials()
             with grpc.secure_channel(self._address, credentials, options=options) as channel:
-                return send(party_pb2_grpc.PartyStub(channel))
+                return send(party_pb2_grpc.PartyStub(grpc.intercept_channel(channel, MetadataInterceptor())))
 
         return await asyncio.to_thread(call)
 

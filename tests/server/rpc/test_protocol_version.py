@@ -22,8 +22,9 @@ from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.server import bind, build_server
 
 Call = Callable[[grpc.aio.Channel], Awaitable[None]]
-UPGRADE_SERVER = "the caller speaks protocol 2, this server 1: upgrade this server"
-UPGRADE_CALLER = "the caller speaks protocol 1, this server 2: upgrade the caller"
+NEXT, LAST = protocol.PROTOCOL + 1, protocol.PROTOCOL - 1
+UPGRADE_SERVER = f"the caller speaks protocol {NEXT}, this server {protocol.PROTOCOL}: upgrade this server"
+UPGRADE_CALLER = f"the caller speaks protocol {LAST}, this server {protocol.PROTOCOL}: upgrade the caller"
 REFUSED = "FAILED_PRECONDITION IncompatibleVersion party 0: "
 CALLERS = {  # of each kind of call
     "/triskele.v1.PartyControl/RoundStatus": "coordinator",
@@ -35,13 +36,12 @@ CALLERS = {  # of each kind of call
 
 @pytest.fixture
 def caller_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, "2"))
+    monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, str(NEXT)))
 
 
 @pytest.fixture
-def server_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "PROTOCOL", 2)
-    monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, "1"))
+def caller_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, str(LAST)))
 
 
 @asynccontextmanager
@@ -107,15 +107,16 @@ def test_newer_caller_is_refused_and_told_to_upgrade_the_server(members, name: s
 
 
 @pytest.mark.parametrize("name", CALLERS)
-@pytest.mark.usefixtures("server_is_newer")
+@pytest.mark.usefixtures("caller_is_older")
 def test_older_caller_is_refused_and_told_to_upgrade_itself(members, name: str) -> None:
     assert told(members, calling(name), CALLERS[name]) == REFUSED + UPGRADE_CALLER
 
 
 def test_caller_that_says_nothing_speaks_protocol_1(members, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = f"the caller speaks protocol 1, this server {protocol.PROTOCOL}: upgrade the caller"
+    assert told(members, calling("/triskele.v1.PartyControl/RoundStatus"), bare=True) == REFUSED + refusal
+    monkeypatch.setattr(protocol, "PROTOCOL", 1)
     assert told(members, calling("/triskele.v1.PartyControl/RoundStatus"), bare=True) == ""
-    monkeypatch.setattr(protocol, "PROTOCOL", 2)
-    assert told(members, calling("/triskele.v1.PartyControl/RoundStatus"), bare=True) == REFUSED + UPGRADE_CALLER
 
 
 @pytest.mark.parametrize("value", ["", "one", "-1", "1.0", "+1", "²", "9" * 400])
@@ -148,7 +149,7 @@ def test_participant_of_another_version_gets_a_typed_error(members, monkeypatch:
     async def scenario() -> None:
         async with served(members) as address:
             await asyncio.to_thread(ask, address)
-            monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, "2"))
+            monkeypatch.setattr(protocol, "own_protocol", lambda: (protocol.KEY, str(NEXT)))
             with pytest.raises(IncompatibleVersion, match=f"party 0: {UPGRADE_SERVER}"):
                 await asyncio.to_thread(ask, address)
 

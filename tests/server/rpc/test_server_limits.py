@@ -19,6 +19,7 @@ from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc import health
 from triskele_server.rpc.channel import KEEPALIVE_MILLISECONDS, open_channel
+from triskele_server.rpc.protocol import marking
 from triskele_server.rpc.quotas import Quotas
 from triskele_server.rpc.server import bind, build_server, server_options
 
@@ -255,7 +256,7 @@ def test_compressed_message_is_refused_before_it_is_inflated(members):
             tls = members.tls("participant", "p00")
             options = [("grpc.ssl_target_name_override", SERVER.host), ("grpc.max_send_message_length", 1 << 27)]
             channel = grpc.aio.secure_channel(
-                f"127.0.0.1:{port}", tls.channel_credentials(), options, grpc.Compression.Gzip
+                f"127.0.0.1:{port}", tls.channel_credentials(), options, grpc.Compression.Gzip, marking()
             )
             async with channel:
                 return await refusal(channel.unary_unary(LIST)(bytes(1 << 26), timeout=20))
