@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from triskele.errors import NotFound, WrongState
+from triskele.errors import ConfigurationError, InvalidTask, NotFound, WrongState
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest, TaskName
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
@@ -128,9 +128,16 @@ class Store:
             return StoredTask(_spec(row.canonical), row.rounds)
 
     def tasks(self) -> list[StoredTask]:
-        """Every task ever loaded."""
+        """Every task ever loaded; raises ConfigurationError if one is of another version of Triskele."""
         with self._reading() as session:
-            return [StoredTask(_spec(row.canonical), row.rounds) for row in session.scalars(select(TaskRow))]
+            rows = [(row.name, row.canonical, row.rounds) for row in session.scalars(select(TaskRow))]
+        try:
+            return [StoredTask(_spec(canonical), rounds) for _, canonical, rounds in rows]
+        except InvalidTask as error:
+            names = ", ".join(sorted({name for name, _, _ in rows}))
+            raise ConfigurationError(
+                f"the database is of another version of Triskele ({error}; tasks: {names}): give this one a new one"
+            ) from error
 
     def in_progress(self) -> list[tuple[TaskName, RoundId]]:
         """The rounds that have not ended, with their task's name."""

@@ -16,7 +16,7 @@ from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundState
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 schema = sa.MetaData()
 _ROUND_KEY = ("task", "round")

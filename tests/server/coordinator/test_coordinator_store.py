@@ -36,7 +36,7 @@ from triskele_server.coordinator.rounds import (
     Terms,
 )
 from triskele_server.coordinator.store import Store
-from triskele_server.coordinator.tables import EnrolmentRow
+from triskele_server.coordinator.tables import EnrolmentRow, TaskRow
 from triskele_server.round_state import RoundEvent, RoundState
 
 T = TypeVar("T")
@@ -303,6 +303,14 @@ class Breaking:
 
 
 # The claim
+
+
+def test_database_with_tasks_of_another_version_is_refused_by_name(store: Store, url: str) -> None:
+    older = SPEC.canonical().replace(b"triskele/v2/task", b"triskele/v1/task")
+    with store._writing() as session:
+        session.merge(TaskRow(digest=b"o" * 32, name="older", canonical=older, rounds=1))
+    with pytest.raises(ConfigurationError, match=r"another version of Triskele .*tasks: faces, older"):
+        store.tasks()
 
 
 def test_second_coordinator_is_refused_until_the_first_has_ended(url: str) -> None:
