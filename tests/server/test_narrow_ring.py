@@ -250,6 +250,8 @@ def test_a_party_refuses_places_that_could_wrap():
     check_task(task)
     with pytest.raises(InvalidTask, match="the 32-bit ring is too narrow"):
         check_task(replace(_task("nnm multi-krum", rule_options={"num_nodes_to_select": 9}), ring_bits=32))
+    with pytest.raises(InvalidTask, match="1000 words need 9 fraction bits, not 8"):
+        check_task(replace(task, fraction_bits=8))
     with pytest.raises(InvalidTask, match="fraction_bits"):
         replace(task, fraction_bits=21)
     with pytest.raises(InvalidTask, match="fraction_bits"):

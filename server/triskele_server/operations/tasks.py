@@ -48,7 +48,7 @@ class CheckedTask:
             "ring": spec.ring_bits,
             "fraction_bits": spec.fraction_bits,
             "wide_because": reason_for_wide(spec),
-            "upload_bytes_per_participant": 2 * spec.ring.word_bytes * spec.length,
+            "upload_bytes_per_participant": spec.ring.word_bytes * spec.length,
         }
 
 

@@ -10,7 +10,7 @@ import torch
 from triskele.errors import RoundFailed
 from triskele.task import TaskSpec
 from triskele_server.linear.gram import mixed
-from triskele_server.linear.shares import chunks
+from triskele_server.linear.shares import FIRST_WORDS, chunks
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.party.filter import call_stage, run_stages
@@ -32,7 +32,8 @@ def run_coordinate_wise(
         each = last.rule.comparisons(count, last.options) if last.rule.comparisons else 1
         totals: list[ReplicatedTensor] = []
         divisor = 0
-        for start, stop in chunks(spec.dimension, max(2, _COMPARISONS // max(each, 1) & ~1)):
+        size = max(1, _COMPARISONS // max(each, 1) // FIRST_WORDS) * FIRST_WORDS
+        for start, stop in chunks(spec.dimension, size):
             block = _block(session, rows, start, stop)
             for mixing in secret:
                 block = mixing.matrix.matmul(block)  # type: ignore[union-attr]  # run_stages gives secret ones

@@ -62,7 +62,7 @@ def best_fraction_bits(spec: TaskSpec, pipeline: Pipeline) -> int:
     """The places of an update in the 32-bit ring that add the least noise; raises InvalidTask if none fit."""
     pipeline = pipeline.with_buckets(spec.max_participants, spec.max_rows)
     _check_kind(spec, pipeline)
-    least = math.ceil(math.log2(spec.dimension) / 2) + MIN_ROUNDING_BITS
+    least = _least_fraction_bits(spec.dimension)
     most = min(FRACTION_BITS, (SKETCHED_BITS - ceil_log2(spec.dimension)) // 2)
     fitting = [bits for bits in range(least, most + 1) if _problem(spec, pipeline, bits) is None]
     if not fitting:
@@ -74,9 +74,16 @@ def check_narrow(spec: TaskSpec, pipeline: Pipeline) -> None:
     """Raise InvalidTask unless no aggregate of this task of the 32-bit ring can wrap."""
     pipeline = pipeline.with_buckets(spec.max_participants, spec.max_rows)
     _check_kind(spec, pipeline)
+    least = _least_fraction_bits(spec.dimension)
     problem = _problem(spec, pipeline, spec.fraction_bits)
+    if spec.fraction_bits < least:
+        problem = f"{spec.dimension} words need {least} fraction bits, not {spec.fraction_bits}"
     if problem:
         raise InvalidTask(f"{_TOO_NARROW}: {problem}")
+
+
+def _least_fraction_bits(dimension: int) -> int:
+    return math.ceil(math.log2(dimension) / 2) + MIN_ROUNDING_BITS
 
 
 def _check_kind(spec: TaskSpec, pipeline: Pipeline) -> None:
