@@ -10,6 +10,9 @@ key = "tls.key"
 [signing]
 certificate = "signing.crt"
 key = "signing.key"         # Ed25519, PKCS8 PEM
+[trust]
+parties = ["party-0.pub", "party-1.pub", "party-2.pub"]     # whose signatures a result must have
+signatures = 3              # of how many of the three parties; 2 to go on while one has lost its key
 
 reader.toml or forwarder.toml, for the server of another framework: `reader = "..."` or `forwarder = "..."` instead of
 `participant`, no [signing], and for a forwarder `sealing`, the certificates of the three parties' sealing keys.
@@ -22,7 +25,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
@@ -71,6 +74,13 @@ class SigningFiles(_Section):
     key: _File
 
 
+class TrustFiles(_Section):
+    """PEM files of the keys that parties 0, 1, 2 sign certificates with, and how many of the three must have signed."""
+
+    parties: tuple[_File, _File, _File]
+    signatures: Annotated[int, Field(ge=2, le=3)] = 3
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; raises ConfigurationError."""
     try:
@@ -88,6 +98,7 @@ class MemberConfig(_Section):
     federation: _Name
     coordinator: Annotated[str, AfterValidator(_address)]
     tls: TlsFiles
+    trust: TrustFiles
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

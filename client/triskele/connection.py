@@ -114,6 +114,11 @@ class Connections:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
+    @property
+    def federation(self) -> str:
+        """The name of the federation."""
+        return self._config.federation
+
     def branch(self) -> Connections:
         """Connections that can be closed alone, and are closed with these."""
         branch = Connections(self._config, self._credentials, self._limits)

@@ -8,11 +8,14 @@ from typing import Any
 from triskele.connection import Connections, RetryPolicy, typed_errors
 from triskele.enrolment_wish import EnrolmentWish
 from triskele.errors import NotFound, PartyFault, Unavailable
-from triskele.ids import PARTIES, RoundNumber, Slot
+from triskele.ids import PARTIES, RoundNumber, Slot, TaskDigest
 from triskele.limits import Limits
+from triskele.renewal import Renewed
 from triskele.result import Aggregate, fetch_aggregate
 from triskele.sharing import heavy_index
 from triskele.task import TaskSpec
+from triskele.transparency.logged_certificate import LoggedCertificate, fetch_certificate
+from triskele.transparency.party_keys import PartyKeys
 from triskele.views import RoundView, TaskView
 from triskele.watch import RoundWatch
 from triskele_proto.v1 import coordinator_pb2
@@ -31,6 +34,7 @@ class Coordinator:
     """The coordinator as one participant sees it. It is trusted for liveness only, so what it says is checked."""
 
     connections: Connections
+    trust: Renewed[PartyKeys]
     limits: Limits
     retries: RetryPolicy
 
@@ -131,7 +135,13 @@ class Coordinator:
 
     def fetch_aggregate(self, spec: TaskSpec, number: RoundNumber) -> Aggregate:
         """What a released round gave; raises as `result.fetch_aggregate`."""
-        return fetch_aggregate(self.connections, spec, number, limits=self.limits, retries=self.retries)
+        return fetch_aggregate(
+            self.connections, spec, number, keys=self.trust.current(), limits=self.limits, retries=self.retries
+        )
+
+    def fetch_certificate(self, task: TaskDigest, number: RoundNumber) -> LoggedCertificate:
+        """The certificate of an ended round, unchecked; raises as `logged_certificate.fetch_certificate`."""
+        return fetch_certificate(self.connections, task, number, limits=self.limits, retries=self.retries)
 
     def _call(self, method: str, request: Any) -> Any:
         """A short call; each of them is idempotent, so it may be repeated."""

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from triskele.config import ParticipantConfig
+from triskele.config import MemberConfig, ParticipantConfig
 from triskele.errors import ConfigurationError
 from triskele.renewal import Renewed
+from triskele.transparency.party_keys import PartyKeys
 from triskele.unusable import UNUSABLE_CERTIFICATE, UNUSABLE_KEY
 
 
@@ -57,6 +58,12 @@ class Credentials:
         tls, signing = config.tls, config.signing
         files = (tls.authority, tls.certificate, tls.key, signing.certificate, signing.key)
         return Renewed(files, lambda: cls.load(config))
+
+
+def trusted_parties(config: MemberConfig) -> Renewed[PartyKeys]:
+    """The keys that [trust] names, read again whenever a file has changed; raises ConfigurationError."""
+    files = config.trust.parties
+    return Renewed(files, lambda: PartyKeys.from_files(files, config.trust.signatures))
 
 
 def _read(setting: str, path: Path) -> bytes:

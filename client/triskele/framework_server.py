@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from triskele.config import FrameworkServerConfig
 from triskele.connection import DEFAULT_RETRIES, Connections, RetryPolicy, typed_errors
 from triskele.coordinator import Coordinator, Enrolment
+from triskele.credentials import trusted_parties
 from triskele.enrolment_wish import EnrolmentWish
 from triskele.errors import ConfigurationError, NotFound, PartyFault, RoundFailed
 from triskele.ids import RoundNumber
@@ -49,7 +50,7 @@ class FrameworkServer:
         self._connections = Connections(config, credentials.current, limits)
         self._limits = limits
         self._retries = self._connections.patient(retries)
-        self._coordinator = Coordinator(self._connections, limits, self._retries)
+        self._coordinator = Coordinator(self._connections, trusted_parties(config), limits, self._retries)
 
     @classmethod
     def from_config(

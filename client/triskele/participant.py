@@ -25,7 +25,7 @@ from typing import Any, Self
 from triskele.config import ParticipantConfig
 from triskele.connection import DEFAULT_RETRIES, Connections, RetryPolicy
 from triskele.coordinator import Coordinator
-from triskele.credentials import Credentials
+from triskele.credentials import Credentials, trusted_parties
 from triskele.errors import NotFound
 from triskele.ids import ParticipantId, RoundNumber
 from triskele.in_thread import in_thread
@@ -52,7 +52,8 @@ class Participant:
     ) -> None:
         self.id = ParticipantId(config.participant)
         self._connections = Connections(config, lambda: credentials.current().channel, limits)
-        self._coordinator = Coordinator(self._connections, limits, self._connections.patient(retries))
+        patience = self._connections.patient(retries)
+        self._coordinator = Coordinator(self._connections, trusted_parties(config), limits, patience)
         self._membership = Membership(self.id, credentials, self._coordinator, config.relay)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The aggregate of a released round: fetched, checked against its digest, unmasked, decoded."""
+"""The aggregate of a released round: fetched, checked against the parties' certificate, unmasked, decoded."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from triskele.mask_keys import fetch_mask_keys
 from triskele.release_mask import remove_masks
 from triskele.ring import Ring, Words
 from triskele.task import TaskSpec
+from triskele.transparency.certificate import Certificate, mask_key_digest
+from triskele.transparency.logged_certificate import fetch_certificate
+from triskele.transparency.party_keys import PartyKeys
 from triskele_proto.v1 import coordinator_pb2
-
-_MAX_COEFFICIENT_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Aggregate:
     mean: NDArray[np.float64] = field(repr=False)
     weight_total: int
     digest: bytes  # SHA-256 of the little-endian words as they were released, under their mask if there is one
+    certificate: Certificate = field(repr=False)
 
 
 class _Released(NamedTuple):
@@ -45,12 +47,22 @@ class _Released(NamedTuple):
 
 
 def fetch_aggregate(
-    connections: Connections, spec: TaskSpec, number: RoundNumber, *, limits: Limits, retries: RetryPolicy
+    connections: Connections,
+    spec: TaskSpec,
+    number: RoundNumber,
+    *,
+    keys: PartyKeys,
+    limits: Limits,
+    retries: RetryPolicy,
 ) -> Aggregate:
-    """The aggregate of a released round.
+    """The aggregate of a released round, once its certificate is checked.
 
-    Raises WrongState if the round is not released, PartyFault if what the coordinator sends is not what it announced or
-    the parties' mask keys do not agree, Forbidden for who may not read it, Unavailable when somebody cannot be reached.
+    Steps: (1) the words are those that the coordinator announced; (2) the certificate is signed by the parties, stands
+    in the log, is that of this round, and of these words; (3) each mask key is the same from both its holders, and the
+    one that the certificate names; (4) only then is the aggregate unmasked and decoded, by the certificate's numbers.
+
+    Raises WrongState if the round is not released, PartyFault saying what does not hold and whose doing it is,
+    Forbidden for who may not read it, Unavailable when somebody cannot be reached.
     """
     request = coordinator_pb2.FetchResultRequest(task_digest=spec.digest, round=number)
 
@@ -59,15 +71,28 @@ def fetch_aggregate(
             return _read(iter(connections.coordinator().FetchResult(request, timeout=limits.upload_seconds)), spec)
 
     header, words, digest = retries.call(fetch)
-    if spec.masked:
+    certificate = fetch_certificate(connections, spec.digest, number, limits=limits, retries=retries).verified(keys)
+    certificate.check_is_of(connections.federation, spec.digest, number)
+    output = certificate.released.output
+    if output.digest != digest.hex():
+        raise PartyFault(
+            "the coordinator sent other words than those that the parties have signed; nothing of them is used"
+        )
+    if output.mask_keys is not None:
         addresses = tuple(header.party_addresses)
         if len(addresses) != len(PARTIES):
             raise PartyFault("the coordinator sent a masked result without saying where the parties are")
-        keys = fetch_mask_keys(connections, spec, number, digest, addresses=addresses, limits=limits, retries=retries)
-        remove_masks(words, keys, spec.digest, number)
-    divisor = header.weight_total * 2.0**header.coefficient_bits
+        masks = fetch_mask_keys(connections, spec, number, digest, addresses=addresses, limits=limits, retries=retries)
+        for index, key in masks.items():
+            if mask_key_digest(key, spec.digest, number, index) != output.mask_keys[index]:
+                raise PartyFault(
+                    f"parties {index} and {(index + 2) % 3} gave another key of the mask than the one that the parties "
+                    "have signed; nothing is unmasked"
+                )
+        remove_masks(words, masks, spec.digest, number)
+    divisor = output.weight_total * 2.0**output.coefficient_bits
     mean = decode(words, clip_norm=spec.clip_norm, weight_total=divisor, fraction_bits=spec.fraction_bits)
-    return Aggregate(spread(mean, spec, number), header.weight_total, digest)
+    return Aggregate(spread(mean, spec, number), output.weight_total, digest, certificate)
 
 
 def _read(chunks: Iterator[Any], spec: TaskSpec) -> _Released:
@@ -87,8 +112,6 @@ def _header(message: Any, spec: TaskSpec) -> coordinator_pb2.ResultHeader:
         raise PartyFault(
             f"the coordinator sent a result of {header.dimension} words, but the task has {spec.dimension}"
         )
-    if header.weight_total < 1 or header.coefficient_bits > _MAX_COEFFICIENT_BITS:
-        raise PartyFault("the coordinator sent a result with an impossible total weight")
     return header
 
 

@@ -13,12 +13,14 @@ from triskele.credentials import Credentials
 from triskele.errors import InvalidUpdate, RoundFailed
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, Slot
 from triskele.in_thread import in_event_loop, in_thread
+from triskele.manifest import ManifestDigest
 from triskele.renewal import Renewed
 from triskele.result import Aggregate
 from triskele.structure import Structure, Update, flatten
 from triskele.submission import encode_update, prepare
 from triskele.task import TaskSpec
 from triskele.tracing import TRACES, RoundTrace
+from triskele.transparency.certificate import Certificate
 from triskele.upload import Progress, upload
 from triskele.views import RoundView
 
@@ -170,7 +172,7 @@ class Round:
             progress=progress,
             relay=me.relay,
         )
-        return SubmittedUpdate(self, enrolment.slot, structure)
+        return SubmittedUpdate(self, enrolment.slot, submission.digest, structure)
 
     def _aggregate(self, coordinator: Coordinator, like: Update | None, timeout: float | None) -> Any:
         structure = None if like is None else flatten(like)[1]
@@ -186,9 +188,16 @@ class Round:
 class SubmittedUpdate:
     """An update that all three parties hold, and what becomes of it."""
 
-    def __init__(self, round: Round, slot: Slot, structure: Structure) -> None:  # noqa: A002  the field's own word
+    def __init__(
+        self,
+        round: Round,  # noqa: A002  the field's own word
+        slot: Slot,
+        manifest: ManifestDigest,
+        structure: Structure,
+    ) -> None:
         self.round = round
         self.slot = slot
+        self._manifest = manifest
         self._view = round.view
         self._structure = structure
         self._aggregate: Aggregate | None = None
@@ -203,8 +212,18 @@ class SubmittedUpdate:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether this update is in the aggregate; None while undecided, and where decisions are hidden."""
+        """Whether this update is in the aggregate; None while undecided, and where decisions are hidden.
+
+        By the certificate, once `result` has checked it.
+        """
+        if self._aggregate is not None:
+            return self._aggregate.certificate.accepted(self.slot)
         return self._view.accepted(self.slot)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The round's certificate, checked; None before `result` has returned."""
+        return None if self._aggregate is None else self._aggregate.certificate
 
     @property
     def weight_total(self) -> int | None:
@@ -215,7 +234,8 @@ class SubmittedUpdate:
         """Wait for the release; the aggregate in the form of the submitted update (a path gives a dict of arrays).
 
         Raises RoundFailed with reason and who if the round ends without a result, TimeoutError after `timeout`
-        seconds, PartyFault if the words do not have the announced digest, Unavailable when the coordinator stays away.
+        seconds, PartyFault if the certificate does not hold, is not of these words, or names another submission than
+        this one, Unavailable when the coordinator stays away.
         """
         return self._result(self.round.membership.coordinator, timeout)
 
@@ -227,7 +247,10 @@ class SubmittedUpdate:
         if self._aggregate is None:
             view = self._view
             self._view = view if view.ended else coordinator.wait_ended(self.round.task, view.round, timeout)
-            self._aggregate = _fetched(coordinator, self.round.task, self._view)
+            aggregate = _fetched(coordinator, self.round.task, self._view)
+            me = self.round.membership.participant
+            aggregate.certificate.check_accounts_for(self.slot, me, self._manifest)
+            self._aggregate = aggregate
         return self._structure.restore(self._aggregate.mean)
 
 

@@ -243,14 +243,18 @@ class TaskSpec:
                 f"lower max_weight (now {self.max_weight}), max_participants or max_rows"
             )
 
-    def canonical(self) -> bytes:
-        """The task as canonical JSON: sorted keys, no white space, floats as C99 hexadecimal; some only if set."""
+    def content(self) -> dict[str, Any]:
+        """The task as plain values for JSON: floats as C99 hexadecimal; some fields only if they are set."""
         content = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _IF_SET}
         if self.privacy is not None:
             content["privacy"] = self.privacy.canonical()
         if self.covers:
             content["covers"] = True
-        return json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":")).encode()
+        return {"format": FORMAT, **content}
+
+    def canonical(self) -> bytes:
+        """The task as canonical JSON: sorted keys, no white space."""
+        return json.dumps(self.content(), sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property
     def digest(self) -> TaskDigest:
@@ -310,7 +314,7 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, Mapping):
         return _plain_options(value)
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,12 +147,15 @@ def add_participant(
 def rotate_member(
     member: Annotated[str, typer.Argument(help="coordinator, party-0 to party-2, operator, or a participant's name.")],
     directory: Provisioned,
+    signing: Annotated[
+        bool, typer.Option("--signing", help="Of a party: also the key that signs certificates of rounds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Renew a member's keys and certificates; a running member takes them over when its files change."""
     from triskele_server.membership import rotate  # noqa: PLC0415  keeps `triskele --help` fast
 
-    done = rotate(directory, member)
+    done = rotate(directory, member, signing=signing)
     if as_json:
         report = {"identity": done.identity.uri, "files": [str(p) for p in done.files], "replaced": list(done.replaced)}
         typer.echo(json.dumps(report, indent=2))

@@ -119,6 +119,7 @@ class PartyConfig(_Table):
     peers: Addresses  # of the two other parties' peer_listen, as seen from here
     tls: TlsTable
     data: FilePath
+    signing_key: FilePath  # Ed25519, PEM: signs the certificates of rounds; separate from TLS
     relay_to: Address | None = None  # the previous party's `listen`, as seen from here; without it nothing is relayed
     coordinator: str = "main"  # the only coordinator that may drive this party
     sealing_key: FilePath | None = None  # X25519, PEM; without it no forwarder may bring sealed uploads

@@ -18,9 +18,10 @@ from cryptography import x509
 from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, checked_name
+from triskele.transparency.party_keys import key_file
 from triskele_server.config import load_coordinator
 from triskele_server.provision import DENY_LIST, write_participant
-from triskele_server.rpc.certificates import Authority, Credential
+from triskele_server.rpc.certificates import Authority, Credential, certifying_key
 from triskele_server.rpc.deny_list import checked_entry, serial_entry
 
 _SERVERS = ("coordinator", *(f"party-{index}" for index in PARTIES))
@@ -54,11 +55,13 @@ def add_participants(
     }
 
 
-def rotate(directory: Path, member: str, *, now: datetime.datetime | None = None) -> Rotated:
+def rotate(directory: Path, member: str, *, signing: bool = False, now: datetime.datetime | None = None) -> Rotated:
     """New keys and certificates of a member ("party-0", "coordinator", "operator", a participant's name).
 
     The old certificates stay good until they expire; `revoke` the entries in `replaced` once the member runs with
-    the new ones. A participant's signing key is renewed too: rotate between its rounds. Raises ConfigurationError.
+    the new ones. A participant's signing key is renewed too: rotate between its rounds. With `signing` so is the key
+    with which a party signs certificates; the public key files of all members then hold the new one and the old ones.
+    Raises ConfigurationError.
     """
     folder = _folder(directory, member)
     old = {
@@ -75,7 +78,22 @@ def rotate(directory: Path, member: str, *, now: datetime.datetime | None = None
         for suffix, content in (("key", credential.key), ("crt", credential.certificate)):
             files.append(folder / f"{name}.{suffix}")
             _replace(files[-1], content)
+    if signing:
+        files += _new_certifying_key(directory, folder, identity)
     return Rotated(identity, tuple(files), tuple(serial_entry(c.serial_number) for c in old.values()))
+
+
+def _new_certifying_key(directory: Path, folder: Path, identity: Identity) -> list[Path]:
+    """The public key first, everywhere: a signature that somebody cannot check is a round that he cannot use."""
+    if identity.role != "party":
+        raise ConfigurationError(f"{identity.name} is no party: only parties sign certificates of rounds")
+    name, made = key_file(int(identity.name)), certifying_key()
+    public = sorted(path for path in directory.rglob(name) if path.is_file())
+    for path in public:
+        _replace(path, made.certificate + _text(path).encode())
+    private = folder / "signing.key"
+    _replace(private, made.key)
+    return [*public, private]
 
 
 def revoke(directory: Path, entry: str) -> tuple[Path, ...]:

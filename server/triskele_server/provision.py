@@ -2,12 +2,13 @@
 
     DIR/ca/{ca.crt,ca.key}
     DIR/coordinator/{coordinator.toml,ca.crt,tls.crt,tls.key,denied.txt,tasks/}
-    DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key,denied.txt}
-    DIR/participants/<name>/{participant.toml,ca.crt,tls.crt,tls.key,signing.crt,signing.key}
-    DIR/operator/{operator.toml,ca.crt,tls.crt,tls.key}                 only if asked for
-    DIR/reader/{reader.toml,ca.crt,tls.crt,tls.key}                     only if asked for
-    DIR/forwarder/{forwarder.toml,ca.crt,tls.crt,tls.key,sealing-{0,1,2}.crt}, DIR/party-{0,1,2}/sealing.key
-                                                                        only if asked for
+    DIR/keys/party-{0,1,2}.pub                                          what whoever checks certificates trusts
+    DIR/party-{0,1,2}/{party.toml,ca.crt,tls.crt,tls.key,signing.key,denied.txt}
+    DIR/participants/<name>/{participant.toml,ca.crt,tls.crt,tls.key,signing.crt,signing.key,party-{0,1,2}.pub}
+    DIR/operator/{operator.toml,ca.crt,tls.crt,tls.key,party-{0,1,2}.pub}   only if asked for
+    DIR/reader/{reader.toml,ca.crt,tls.crt,tls.key,party-{0,1,2}.pub}       only if asked for
+    DIR/forwarder/{forwarder.toml,ca.crt,tls.crt,tls.key,party-{0,1,2}.pub,sealing-{0,1,2}.crt},
+        DIR/party-{0,1,2}/sealing.key                                       only if asked for
 
 Each process needs its own folder and nothing else of DIR. ca.key belongs off-line; `membership` needs it for changes.
 """
@@ -29,8 +30,9 @@ from triskele.errors import ConfigurationError, InvalidTask
 from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, checked_name
 from triskele.task import TaskSpec
+from triskele.transparency.party_keys import key_file
 from triskele_server.config import Schedule, party_identity
-from triskele_server.rpc.certificates import Authority, Credential
+from triskele_server.rpc.certificates import Authority, Credential, certifying_key
 from triskele_server.rpc.ports import PortPlan, ProcessPorts
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 MAX_PARTICIPANTS = 1000  # identities made in one go
+KEYS = "keys"  # the folder of the parties' public keys
 DENY_LIST = "denied.txt"  # beside the configuration of each server: see rpc/deny_list.py
 
 
@@ -170,7 +173,11 @@ class _Writer:
         authority = self._authority.credential
         write_files(self._root / "ca", {"ca.crt": authority.certificate, "ca.key": authority.key})
         self._coordinator()
+        (self._root / KEYS).mkdir(mode=0o700)
         for index in PARTIES:
+            certifying = certifying_key()
+            write_files(self._root / KEYS, {key_file(index): certifying.certificate})
+            write_files(self._root / f"party-{index}", {"signing.key": certifying.key})
             self._party(index, sealing_key="sealing.key" if forwarder else None, readers=reader)
         (self._root / "participants").mkdir(mode=0o700)
         for name in participants:
@@ -211,6 +218,7 @@ class _Writer:
             "listen": self._address(ports.listen),
             "peer_listen": self._address(ports.peer or 0),
             "data": "data",
+            "signing_key": "signing.key",
             "relay_to": self._address(self._ports.parties[(index + 2) % 3].listen),
             "peers": peers,
             "tls": _TLS | {"denied": DENY_LIST},
@@ -228,8 +236,10 @@ class _Writer:
             role: role,
             "coordinator": self._address(self._ports.coordinator.listen),
             "tls": _TLS,
+            "trust": _TRUST,
         } | dict(more)
         self._member(self._root / role, Identity(self._federation, role, role), f"{role}.toml", content)
+        write_files(self._root / role, party_keys(self._root))
 
     def _forwarder(self) -> None:
         sealing = [self._authority.sealing(party_identity(self._federation, index)) for index in PARTIES]
@@ -261,11 +271,12 @@ def write_participant(
         "coordinator": coordinator,
         "tls": _TLS,
         "signing": {"certificate": "signing.crt", "key": "signing.key"},
+        "trust": _TRUST,
     }
     folder = directory / "participants" / name
     _write_member(folder, authority, identity, "participant.toml", content)
     signing = authority.signing(identity)
-    write_files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key})
+    write_files(folder, {"signing.crt": signing.certificate, "signing.key": signing.key} | party_keys(directory))
     return folder / "participant.toml"
 
 
@@ -291,6 +302,12 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         _write(folder / name, content)
 
 
+def party_keys(directory: Path) -> dict[str, bytes]:
+    """The files of the parties' public keys of the federation in `directory`, by name; raises OSError."""
+    return {key_file(index): (directory / KEYS / key_file(index)).read_bytes() for index in PARTIES}
+
+
+_TRUST = {"parties": [key_file(index) for index in PARTIES]}
 _TLS = {"authority": "ca.crt", "certificate": "tls.crt", "key": "tls.key"}
 
 

@@ -7,10 +7,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from triskele.identity import Identity
+
+from .transparency.rounds import SIGNERS
 
 FROM = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 UNTIL = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
@@ -18,6 +20,10 @@ UNTIL = datetime.datetime(2125, 1, 1, tzinfo=datetime.UTC)
 
 def key_pem(key) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def public_pem(key) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def cert_pem(certificate) -> bytes:
@@ -83,13 +89,15 @@ def write_participant(directory: Path, authority: Authority, name: str, coordina
         "tls.key": key,
         "signing.crt": cert_pem(signing),
         "signing.key": key_pem(signing_key),
+        **{f"party-{i}.pub": public_pem(signer) for i, signer in enumerate(SIGNERS)},
     }.items():
         (directory / file).write_bytes(content)
     config = directory / "participant.toml"
     config.write_text(
         f'federation = "{authority.federation}"\nparticipant = "{name}"\ncoordinator = "{coordinator}"\n'
         '[tls]\nauthority = "ca.crt"\ncertificate = "tls.crt"\nkey = "tls.key"\n'
-        '[signing]\ncertificate = "signing.crt"\nkey = "signing.key"\n',
+        '[signing]\ncertificate = "signing.crt"\nkey = "signing.key"\n'
+        '[trust]\nparties = ["party-0.pub", "party-1.pub", "party-2.pub"]\n',
         encoding="utf-8",
     )
     return config

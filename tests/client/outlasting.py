@@ -5,7 +5,7 @@ import sys
 from triskele.config import ParticipantConfig
 from triskele.connection import Connections, RetryPolicy
 from triskele.coordinator import Coordinator
-from triskele.credentials import Credentials
+from triskele.credentials import Credentials, trusted_parties
 from triskele.errors import Unavailable
 from triskele.limits import DEFAULT_LIMITS
 
@@ -31,10 +31,10 @@ def lose(coordinator: Coordinator) -> None:
 config = ParticipantConfig.load(sys.argv[1])
 credentials = Credentials.renewed(config)
 connections = Connections(config, lambda: credentials.current().channel)
-Coordinator(connections, DEFAULT_LIMITS, ONCE).tasks()
+Coordinator(connections, trusted_parties(config), DEFAULT_LIMITS, ONCE).tasks()
 said("reached")
-lose(Coordinator(connections, DEFAULT_LIMITS, ONCE))
+lose(Coordinator(connections, trusted_parties(config), DEFAULT_LIMITS, ONCE))
 said("lost")
-Coordinator(connections, DEFAULT_LIMITS, connections.patient(PATIENT)).tasks()
+Coordinator(connections, trusted_parties(config), DEFAULT_LIMITS, connections.patient(PATIENT)).tasks()
 said("back")
 connections.close()

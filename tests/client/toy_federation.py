@@ -15,11 +15,24 @@ import grpc
 import numpy as np
 
 from triskele.errors import REASONS, Conflict, InvalidUpload, TriskeleError, WrongState
-from triskele.ids import PARTIES, ShareIndex, held_shares
+from triskele.ids import PARTIES, PartyIndex, ShareIndex, held_shares
 from triskele.manifest import Manifest, verify
 from triskele.release_mask import add_mask
 from triskele.sharing import Seed, commitment_matches, expand, heavy_index
 from triskele.task import TaskSpec
+from triskele.transparency.certificate import (
+    Account,
+    Certificate,
+    Computation,
+    LeftOut,
+    Output,
+    PrivacySpent,
+    SealedEntry,
+    inputs_root,
+    mask_key_digest,
+)
+from triskele.transparency.checkpoint import Checkpoint, cosign, cosigner, note, origin, signature_line
+from triskele.transparency.merkle import tree_head
 from triskele_proto.v1 import (
     coordinator_pb2,
     coordinator_pb2_grpc,
@@ -29,6 +42,7 @@ from triskele_proto.v1 import (
 )
 
 from .certificates import Authority, cert_pem
+from .transparency.rounds import SIGNERS, enveloped
 
 MASK_KEYS = [bytes([60 + i]) * 32 for i in range(3)]
 
@@ -180,6 +194,18 @@ class ToyParty(party_pb2_grpc.PartyServicer):
         context.abort(REASONS[type(error)].status, str(error))
 
 
+def logged(statement: bytes, signers=SIGNERS) -> coordinator_pb2.FetchCertificateReply:
+    """A statement signed, and alone in a log whose checkpoint is cosigned."""
+    checkpoint = Checkpoint(origin("demo"), 1, tree_head([statement]))
+    lines = [
+        signature_line(cosign(checkpoint, signer, 1_000_000), cosigner("demo", PartyIndex(i)), signer.public_key())
+        for i, signer in enumerate(signers)
+    ]
+    return coordinator_pb2.FetchCertificateReply(
+        envelope=enveloped(statement, signers), index=0, hashes=[], checkpoint=note(checkpoint, lines)
+    )
+
+
 class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
@@ -189,6 +215,9 @@ class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         self.party_addresses: list[str] = []
         self.finished = False
         self.result: tuple[coordinator_pb2.ResultHeader, bytes] | None = None
+        self.uploads: dict[str, StoredUpload] = {}  # at party 0
+        self.account: Account | None = None  # of the certificate of the released round
+        self.certificate: coordinator_pb2.FetchCertificateReply | None = None
         self.watches = 0
         self.changed = threading.Condition()
         self.canonical = spec.canonical()
@@ -222,12 +251,64 @@ class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         header = coordinator_pb2.ResultHeader(
             dimension=len(words),
             digest=hashlib.sha256(data).digest(),
-            weight_total=weight_total,
-            coefficient_bits=coefficient_bits,
             party_addresses=self.party_addresses,
         )
         self.result = header, data
+        self.account = self._account(number, header.digest, weight_total, coefficient_bits, content)
+        self.certificate = logged(Certificate(self.account).statement)
         self.show(number, "RELEASED", **content)
+
+    def _account(self, number, digest, weight_total, coefficient_bits, content) -> Account:
+        """What parties would sign; who did not upload for real is made up, so that the cohort is large enough."""
+        held = {u.manifest.slot: u.manifest for u in self.uploads.values()}
+        refused = [LeftOut(slot=r.slot, participant=r.participant, reason=r.reason) for r in content.get("refused", ())]
+        sealed = {
+            slot: SealedEntry(slot=slot, participant=m.participant, manifest=m.digest.hex()) for slot, m in held.items()
+        }
+        first = max(sealed, default=-1) + 1
+        sealed |= {i: SealedEntry(slot=i, participant=f"toy-{i}", manifest="00" * 32) for i in range(first, first + 2)}
+        out = {r.slot for r in refused}
+        accepted = [*content.get("accepted_slots", held), first, first + 1]
+        entries = tuple(entry for _, entry in sorted(sealed.items()))
+        masks = [mask_key_digest(key, self.spec.digest, number, i) for i, key in enumerate(MASK_KEYS)]
+        return Account(
+            federation="demo",
+            task=self.spec.content(),
+            round=number,
+            state="RELEASED",
+            left_out=tuple(r for r in refused if r.slot not in sealed),
+            blame=None,
+            computation=Computation(
+                attempt=1,
+                versions=("1", "1", "1"),
+                rules="00" * 32,
+                coin="11" * 32,
+                inputs=inputs_root(entries),
+                submissions=entries,
+                previous=None,
+                refused=tuple(r for r in refused if r.slot in sealed),
+                accepted=None
+                if self.spec.decisions == "hidden"
+                else tuple(sorted(slot for slot in accepted if slot not in out)),
+                weights=None,
+                openings=("valid[2]", "aggregate[1]"),
+                output=Output(
+                    digest=digest.hex(),
+                    weight_total=weight_total,
+                    coefficient_bits=coefficient_bits,
+                    mask_keys=(masks[0], masks[1], masks[2]) if self.spec.masked else None,
+                ),
+                privacy=None
+                if self.spec.privacy is None
+                else PrivacySpent(claim="noise without a DP claim", rounds=1, epsilon=None),
+                next_clip_bound=None,
+            ),
+        )
+
+    def FetchCertificate(self, request, context):  # noqa: N802  gRPC's name
+        if self.certificate is None:
+            ToyParty.abort(context, WrongState("this round has not ended"))
+        return self.certificate
 
     def ListTasks(self, request, context):  # noqa: N802  gRPC's name
         view = coordinator_pb2.TaskView(
@@ -292,6 +373,7 @@ class ToyFederation:
             identity = authority.identity("party", str(party.index))
             address, _ = self._serve(identity, party, party_pb2_grpc.add_PartyServicer_to_server)
             self.coordinator.party_addresses.append(address)
+        self.coordinator.uploads = self.parties[0].uploads
         self.address, self._coordinator_server = self._start_coordinator("127.0.0.1:0")
 
     def stop_coordinator(self) -> None:

@@ -12,6 +12,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from triskele.ids import PARTIES, PartyIndex
 from triskele.task import TaskSpec
 from triskele.transparency import checkpoint
+from triskele.transparency.certificate import (
+    Account,
+    Certificate,
+    Computation,
+    LeftOut,
+    Output,
+    SealedEntry,
+    assemble,
+    inputs_root,
+    sign,
+)
+from triskele.transparency.party_keys import PartyKeys, key_id
 from triskele_proto.v1 import control_pb2, coordinator_pb2, types_pb2
 from triskele_server.party.checkpoint import Decision
 
@@ -77,9 +89,7 @@ def party_reply() -> control_pb2.RoundStatusReply:
 
 def result() -> list[bytes]:
     words = np.arange(SPEC.dimension, dtype="<i8").tobytes()
-    header = coordinator_pb2.ResultHeader(
-        dimension=SPEC.dimension, digest=hashlib.sha256(words).digest(), weight_total=2, coefficient_bits=0
-    )
+    header = coordinator_pb2.ResultHeader(dimension=SPEC.dimension, digest=hashlib.sha256(words).digest())
     half = len(words) // 2
     chunks = [types_pb2.Chunk(offset=0, data=words[:half]), types_pb2.Chunk(offset=half, data=words[half:])]
     messages = [coordinator_pb2.ResultChunk(header=header), *(coordinator_pb2.ResultChunk(chunk=c) for c in chunks)]
@@ -120,3 +130,39 @@ def cosigned_checkpoint() -> tuple[bytes, ThreeKeys]:
         for party, given in zip(PARTIES, signed, strict=True)
     ]
     return checkpoint.note(found, lines), keys
+
+
+def certificate() -> tuple[bytes, bytes, PartyKeys]:
+    """A round's statement, its envelope, and the keys that signed it."""
+    task = TaskSpec("face", 8, 1.0, min_accepted=1)
+    entries = (SealedEntry(slot=0, participant="p00", manifest="00" * 32),)
+    made = Certificate(
+        Account(
+            federation="demo",
+            task=task.content(),
+            round=1,
+            state="RELEASED",
+            left_out=(LeftOut(slot=1, participant="p01", reason="incomplete_upload"),),
+            blame=None,
+            computation=Computation(
+                attempt=1,
+                versions=("1", "1", "1"),
+                rules="00" * 32,
+                coin="11" * 32,
+                inputs=inputs_root(entries),
+                submissions=entries,
+                previous=None,
+                refused=(),
+                accepted=(0,),
+                weights=None,
+                openings=("valid[1]",),
+                output=Output(digest="22" * 32, weight_total=1, coefficient_bits=0, mask_keys=("00" * 32,) * 3),
+                privacy=None,
+                next_clip_bound=None,
+            ),
+        )
+    )
+    keys = [_signing_key(party) for party in PARTIES]
+    signatures = {key_id(key.public_key()): sign(made.statement, key) for key in keys}
+    public = [(key.public_key(),) for key in keys]
+    return made.statement, assemble(made.statement, signatures), PartyKeys((public[0], public[1], public[2]))

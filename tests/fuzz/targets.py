@@ -36,6 +36,7 @@ from triskele.sharing import ShareContext
 from triskele.structure import flatten
 from triskele.task import TaskSpec
 from triskele.transparency import checkpoint
+from triskele.transparency.certificate import Certificate
 from triskele.transparency.checkpoint import Checkpoint
 from triskele.views import RoundView, TaskView
 from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2, types_pb2
@@ -161,6 +162,9 @@ def _log() -> Iterator[Target]:
     """What a coordinator says of its log."""
     cosigned, keys = examples.cosigned_checkpoint()
     yield Target("checkpoint", Checkpoint.from_body, (checkpoint.unverified(cosigned).body(),))
+    statement, envelope, signers = examples.certificate()
+    yield Target("statement", Certificate.from_statement, (statement,))
+    yield Target("certificate", lambda data: Certificate.verified(data, signers), (envelope,))
     yield Target("cosigned-checkpoint", lambda data: checkpoint.verified(data, keys, "demo"), (cosigned,))
 
 

@@ -34,6 +34,7 @@ def requests(made: Material) -> dict[str, list[bytes]]:
         "Coordinator/Enrol": [coordinator_pb2.EnrolRequest(**place)],
         "Coordinator/EnrolFor": [made.wish],
         "Coordinator/FetchResult": [coordinator_pb2.FetchResultRequest(**place)],
+        "Coordinator/FetchCertificate": [coordinator_pb2.FetchCertificateRequest(**place)],
         "Coordinator/FetchLog": [coordinator_pb2.FetchLogRequest(from_index=0, cosignatures=3)],
         "Info/Describe": [info_pb2.DescribeRequest()],
         "Party/UploadStatus": [party_pb2.UploadStatusRequest(**place, manifest_digest=made.submission.digest)],

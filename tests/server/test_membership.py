@@ -15,8 +15,10 @@ from triskele.config import ParticipantConfig
 from triskele.credentials import Credentials
 from triskele.errors import ConfigurationError, Forbidden
 from triskele.identity import Identity
+from triskele.transparency.party_keys import PartyKeys
 from triskele_server.config import load_coordinator, load_party
 from triskele_server.membership import add_participants, revoke, rotate
+from triskele_server.party.certifier import load_certifying_key
 from triskele_server.provision import provision
 from triskele_server.rpc.deny_list import DenyList
 
@@ -105,6 +107,20 @@ def test_a_rotated_member_keeps_its_identity_and_its_old_certificates_can_be_shu
             with pytest.raises(Forbidden, match="successor"):
                 deny_list.check(done.identity, number)
         deny_list.check(done.identity, serial(folder / "tls.crt"))
+
+
+def test_a_party_gets_a_new_key_for_certificates_and_everybody_its_public_half_beside_the_old_one(directory):
+    folders = [directory / "keys", directory / "participants" / "p00", directory / "operator"]
+    before = [PartyKeys.from_folder(folder) for folder in folders]
+    old = load_certifying_key(directory / "party-1" / "signing.key")
+    rotate(directory, "party-1", signing=True)
+    new = load_certifying_key(directory / "party-1" / "signing.key")
+    for folder, known in zip(folders, before, strict=True):
+        now = PartyKeys.from_folder(folder)
+        assert (now.of(0), now.of(2)) == (known.of(0), known.of(2))
+        assert now.of(1) == (new.public_key(), old.public_key())
+    with pytest.raises(ConfigurationError, match="only parties sign"):
+        rotate(directory, "p00", signing=True)
 
 
 @pytest.mark.parametrize("entry", ["p00", f"spiffe://{FEDERATION}/participant/p00"])

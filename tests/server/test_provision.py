@@ -43,9 +43,11 @@ def test_layout_is_complete_and_nothing_else(made):
     member = {"ca.crt", "tls.crt", "tls.key"}
     expected = {"ca/ca.crt", "ca/ca.key"}
     expected |= {f"coordinator/{name}" for name in member | {"coordinator.toml", "denied.txt"}}
-    expected |= {f"operator/{name}" for name in member | {"operator.toml"}}
-    expected |= {f"party-{i}/{name}" for i in range(3) for name in member | {"party.toml", "denied.txt"}}
-    own = member | {"participant.toml", "signing.crt", "signing.key"}
+    public = {f"party-{i}.pub" for i in range(3)}
+    expected |= {f"keys/{name}" for name in public}
+    expected |= {f"operator/{name}" for name in member | public | {"operator.toml"}}
+    expected |= {f"party-{i}/{name}" for i in range(3) for name in member | {"party.toml", "signing.key", "denied.txt"}}
+    own = member | public | {"participant.toml", "signing.crt", "signing.key"}
     expected |= {f"participants/p0{i}/{name}" for i in range(3) for name in own}
     assert set(_files(made.directory)) == expected
     assert (made.directory / "coordinator" / "tasks").is_dir()
@@ -59,7 +61,7 @@ def test_keys_and_folders_are_for_their_owner_only_whatever_the_umask(tmp_path):
     finally:
         os.umask(before)
     keys = list(directory.rglob("*.key"))
-    assert len(keys) == 1 + 1 + 3 + 2 + 1  # authority, coordinator, parties, one participant's two, operator
+    assert len(keys) == 1 + 1 + 3 * 2 + 2 + 1  # authority, coordinator, parties' two, one participant's two, operator
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
     folders = [directory, *(p for p in directory.rglob("*") if p.is_dir())]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}

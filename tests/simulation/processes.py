@@ -263,9 +263,10 @@ class Coordinator(Process):
         store = self.store = Store(config.database)
         store.put_task(spec, self.task.schedule.rounds)
         files, changes = ResultFiles(config.data / "results"), self.changes
+        log = Log(store, config.federation)
         service = CoordinatorService(
             store=store,
-            log=Log(store, config.federation),
+            log=log,
             files=files,
             changes=changes,
             served=frozenset((spec.digest,)),
@@ -282,6 +283,7 @@ class Coordinator(Process):
             files=files,
             parties=parties,
             changes=changes,
+            log=log,
             clock=self._clock,
             pace=PACE,
         )

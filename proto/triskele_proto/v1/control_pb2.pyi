@@ -54,14 +54,30 @@ class RunRoundRequest(_message.Message):
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class EndRoundRequest(_message.Message):
-    __slots__ = ("task_digest", "round", "state")
+    __slots__ = ("task_digest", "round", "state", "task", "left_out", "blame")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    BLAME_FIELD_NUMBER: _ClassVar[int]
     task_digest: bytes
     round: int
     state: str
-    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    task: bytes
+    left_out: _containers.RepeatedCompositeFieldContainer[_types_pb2.RefusedSubmission]
+    blame: _types_pb2.Blame
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., state: _Optional[str] = ..., task: _Optional[bytes] = ..., left_out: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ...) -> None: ...
+
+class SignedStatement(_message.Message):
+    __slots__ = ("statement", "key_id", "signature")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    statement: bytes
+    key_id: str
+    signature: bytes
+    def __init__(self, statement: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class RoundOutcome(_message.Message):
     __slots__ = ("output_digest", "weight_total", "coefficient_bits", "refused", "accepted_slots", "openings", "attempt")
@@ -82,7 +98,7 @@ class RoundOutcome(_message.Message):
     def __init__(self, output_digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[_types_pb2.RefusedSubmission, _Mapping]]] = ..., accepted_slots: _Optional[_Iterable[int]] = ..., openings: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class RoundStatusReply(_message.Message):
-    __slots__ = ("state", "complete", "blame", "outcome", "attempt", "running", "setback")
+    __slots__ = ("state", "complete", "blame", "outcome", "attempt", "running", "setback", "certificate")
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     BLAME_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +106,7 @@ class RoundStatusReply(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     SETBACK_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     state: str
     complete: _containers.RepeatedCompositeFieldContainer[Submission]
     blame: _types_pb2.Blame
@@ -97,7 +114,8 @@ class RoundStatusReply(_message.Message):
     attempt: int
     running: bool
     setback: str
-    def __init__(self, state: _Optional[str] = ..., complete: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., outcome: _Optional[_Union[RoundOutcome, _Mapping]] = ..., attempt: _Optional[int] = ..., running: bool = ..., setback: _Optional[str] = ...) -> None: ...
+    certificate: SignedStatement
+    def __init__(self, state: _Optional[str] = ..., complete: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., blame: _Optional[_Union[_types_pb2.Blame, _Mapping]] = ..., outcome: _Optional[_Union[RoundOutcome, _Mapping]] = ..., attempt: _Optional[int] = ..., running: bool = ..., setback: _Optional[str] = ..., certificate: _Optional[_Union[SignedStatement, _Mapping]] = ...) -> None: ...
 
 class OutputChunk(_message.Message):
     __slots__ = ("chunk",)

@@ -121,19 +121,35 @@ class FetchResultRequest(_message.Message):
     round: int
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
 
+class FetchCertificateRequest(_message.Message):
+    __slots__ = ("task_digest", "round")
+    TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    task_digest: bytes
+    round: int
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+
+class FetchCertificateReply(_message.Message):
+    __slots__ = ("envelope", "index", "hashes", "checkpoint")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    index: int
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    checkpoint: bytes
+    def __init__(self, envelope: _Optional[bytes] = ..., index: _Optional[int] = ..., hashes: _Optional[_Iterable[bytes]] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
+
 class ResultHeader(_message.Message):
-    __slots__ = ("dimension", "digest", "weight_total", "coefficient_bits", "party_addresses")
+    __slots__ = ("dimension", "digest", "party_addresses")
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_TOTAL_FIELD_NUMBER: _ClassVar[int]
-    COEFFICIENT_BITS_FIELD_NUMBER: _ClassVar[int]
     PARTY_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     dimension: int
     digest: bytes
-    weight_total: int
-    coefficient_bits: int
     party_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, dimension: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_total: _Optional[int] = ..., coefficient_bits: _Optional[int] = ..., party_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, dimension: _Optional[int] = ..., digest: _Optional[bytes] = ..., party_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ResultChunk(_message.Message):
     __slots__ = ("header", "chunk")

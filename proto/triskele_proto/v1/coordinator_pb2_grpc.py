@@ -64,6 +64,11 @@ class CoordinatorStub(object):
                 request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.SerializeToString,
                 response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.FromString,
                 _registered_method=True)
+        self.FetchCertificate = channel.unary_unary(
+                '/triskele.v1.Coordinator/FetchCertificate',
+                request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateRequest.SerializeToString,
+                response_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateReply.FromString,
+                _registered_method=True)
         self.FetchLog = channel.unary_stream(
                 '/triskele.v1.Coordinator/FetchLog',
                 request_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchLogRequest.SerializeToString,
@@ -113,6 +118,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchCertificate(self, request, context):
+        """The certificate of an ended round and its place in the log; waits until the parties have signed both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchLog(self, request, context):
         """The log's entries up to its newest cosigned checkpoint, and at the end that checkpoint.
         """
@@ -152,6 +164,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.FetchResult,
                     request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.FromString,
                     response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.SerializeToString,
+            ),
+            'FetchCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchCertificate,
+                    request_deserializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateRequest.FromString,
+                    response_serializer=triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateReply.SerializeToString,
             ),
             'FetchLog': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchLog,
@@ -321,6 +338,33 @@ class Coordinator(object):
             '/triskele.v1.Coordinator/FetchResult',
             triskele__proto_dot_v1_dot_coordinator__pb2.FetchResultRequest.SerializeToString,
             triskele__proto_dot_v1_dot_coordinator__pb2.ResultChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triskele.v1.Coordinator/FetchCertificate',
+            triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateRequest.SerializeToString,
+            triskele__proto_dot_v1_dot_coordinator__pb2.FetchCertificateReply.FromString,
             options,
             channel_credentials,
             insecure,

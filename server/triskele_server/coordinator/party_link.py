@@ -16,9 +16,19 @@ from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
 from triskele.transparency.checkpoint import Checkpoint, Cosignature, check_cosignature
-from triskele_proto.v1 import control_pb2, control_pb2_grpc
+from triskele_proto.v1 import control_pb2, control_pb2_grpc, types_pb2
 from triskele_server.coordinator.result_files import Piece
-from triskele_server.coordinator.rounds import MAX_REASON, Blame, Outcome, PartyStatus, Refusal, RoundId, Submission
+from triskele_server.coordinator.rounds import (
+    MAX_REASON,
+    Blame,
+    Outcome,
+    PartyStatus,
+    Refusal,
+    RoundId,
+    RoundRecord,
+    Signed,
+    Submission,
+)
 from triskele_server.metrics.rpc import outgoing
 from triskele_server.round_state import RoundState
 
@@ -74,9 +84,20 @@ class PartyLink:
         request = control_pb2.RunRoundRequest(task_digest=id_.task, round=id_.number, attempt=attempt)
         return await self._call("RunRound", request, self._limits.rpc_seconds)
 
-    async def end(self, id_: RoundId, state: RoundState) -> PartyStatus:
-        """Tell that the round is over, so that the party deletes its shares."""
-        request = control_pb2.EndRoundRequest(task_digest=id_.task, round=id_.number, state=state)
+    async def end(self, record: RoundRecord, spec: TaskSpec) -> PartyStatus:
+        """Tell that the round is over, so that the party deletes its shares and signs the round's certificate."""
+        blame = record.blame
+        request = control_pb2.EndRoundRequest(
+            task_digest=record.id.task,
+            round=record.id.number,
+            state=record.state,
+            task=spec.canonical(),
+            left_out=[
+                types_pb2.RefusedSubmission(slot=r.slot, participant=r.participant, reason=r.reason)
+                for r in record.left_out
+            ],
+            blame=None if blame is None else types_pb2.Blame(reason=blame.reason, who=blame.who, detail=blame.detail),
+        )
         return await self._call("EndRound", request, self._limits.rpc_seconds)
 
     async def output(self, id_: RoundId) -> AsyncGenerator[Piece]:
@@ -167,7 +188,12 @@ def _status(reply: control_pb2.RoundStatusReply) -> PartyStatus:
         reply.attempt,
         reply.running,
         reply.setback[:MAX_REASON],
+        _signed(reply.certificate) if reply.HasField("certificate") else None,
     )
+
+
+def _signed(message: control_pb2.SignedStatement) -> Signed:
+    return Signed(message.statement, message.key_id, message.signature)
 
 
 def _outcome(message: control_pb2.RoundOutcome) -> Outcome:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from cryptography import x509
@@ -38,6 +39,15 @@ from triskele_server.rpc.info import InfoService
 from triskele_server.rpc.server import bind, build_server, stop_server, until_stop_signal
 
 _log = structlog.get_logger(__name__)
+
+
+class _Kept(NamedTuple):
+    """What all tasks share."""
+
+    store: Store
+    files: ResultFiles
+    changes: RoundChanges
+    log: Log
 
 
 async def serve(config: CoordinatorConfig) -> None:
@@ -85,7 +95,7 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         await probes.ready()
         _log.info("coordinator_ready", listen=config.listen, port=port, tasks=[t.spec.name for t in tasks])
         with shown(_collector(config)):
-            await _run_all(config, tasks, store, files, changes, claim=claim)
+            await _run_all(config, tasks, _Kept(store, files, changes, log), claim)
     finally:
         await probes.not_ready()
         changes.stop()
@@ -94,19 +104,11 @@ async def _serve(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], stor
         _log.info("coordinator_stopped")
 
 
-async def _run_all(
-    config: CoordinatorConfig,
-    tasks: Sequence[ScheduledTask],
-    store: Store,
-    files: ResultFiles,
-    changes: RoundChanges,
-    *,
-    claim: Claim,
-) -> None:
+async def _run_all(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], kept: _Kept, claim: Claim) -> None:
     """Until SIGTERM or SIGINT, or until the claim is lost. A runner that breaks ends the process, visibly."""
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(_run(config, task, store, files, changes)) for task in tasks]
-        running += [group.create_task(_close(config, spec, store)) for spec in _without_file(store, tasks)]
+        running = [group.create_task(_run(config, task, kept)) for task in tasks]
+        running += [group.create_task(_close(config, spec, kept)) for spec in _without_file(kept.store, tasks)]
         await _until_stopped(claim)
         for each in running:
             each.cancel()
@@ -129,12 +131,17 @@ def _collector(config: CoordinatorConfig) -> MemberCollector:
     return MemberCollector(config.identity, config.tls.files, config.data, local, (results,))
 
 
-async def _run(
-    config: CoordinatorConfig, task: ScheduledTask, store: Store, files: ResultFiles, changes: RoundChanges
-) -> None:
+async def _run(config: CoordinatorConfig, task: ScheduledTask, kept: _Kept) -> None:
     parties = _parties(config)
     runner = TaskRunner(
-        task.spec, terms_of(task), store=store, files=files, parties=parties, changes=changes, pace=Pace()
+        task.spec,
+        terms_of(task),
+        store=kept.store,
+        files=kept.files,
+        parties=parties,
+        changes=kept.changes,
+        log=kept.log,
+        pace=Pace(),
     )
     try:
         with TASKS_RUNNING.track_inprogress():
@@ -144,10 +151,13 @@ async def _run(
         await parties.close()
 
 
-async def _close(config: CoordinatorConfig, spec: TaskSpec, store: Store) -> None:
+async def _close(config: CoordinatorConfig, spec: TaskSpec, kept: _Kept) -> None:
     parties = _parties(config)
+    close = partial(
+        close_ended_rounds, spec, store=kept.store, parties=parties, log=kept.log, changes=kept.changes, pace=Pace()
+    )
     try:
-        await outlasting_the_store(lambda: close_ended_rounds(spec, store, parties, Pace()))
+        await outlasting_the_store(close)
     finally:
         await parties.close()
 

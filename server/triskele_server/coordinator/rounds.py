@@ -10,6 +10,7 @@ from typing import NamedTuple
 from triskele.errors import InvalidTask, PartyFault
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
+from triskele.transparency.certificate import MAX_ENVELOPE_BYTES
 from triskele_server.privacy import BUDGET_SPENT, NOTHING_OPENED
 from triskele_server.round_state import RoundState, has_ended
 
@@ -87,6 +88,19 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Signed:
+    """One party's signature of a round's certificate."""
+
+    statement: bytes = field(repr=False)
+    key_id: str
+    signature: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.key_id) != 64 or len(self.signature) != 64 or len(self.statement) > MAX_ENVELOPE_BYTES // 2:
+            raise PartyFault("a signature, its key or what it signs is not of the right length")
+
+
+@dataclass(frozen=True)
 class PartyStatus:
     """One party's answer about a round."""
 
@@ -97,6 +111,7 @@ class PartyStatus:
     attempt: int = 0  # the latest that began there
     running: bool = False
     setback: str = ""  # why it was lost, if it was
+    certificate: Signed | None = None  # once the round has ended there
 
     def __post_init__(self) -> None:
         if len({s.participant for s in self.complete}) != len(self.complete):
@@ -152,6 +167,12 @@ class RoundRecord:
     def ended(self) -> bool:
         """Whether nothing can change the round any more."""
         return has_ended(self.state)
+
+    @property
+    def left_out(self) -> tuple[Refusal, ...]:
+        """Who did not come into the input set: the rest of the refused the parties refused."""
+        sealed = {submission.participant for submission in self.sealed}
+        return tuple(refusal for refusal in self.refused if refusal.participant not in sealed)
 
     @property
     def may_have_opened(self) -> bool:

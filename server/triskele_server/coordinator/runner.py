@@ -17,7 +17,9 @@ from triskele.errors import NotFound, RoundFailed, TriskeleError, Unavailable
 from triskele.ids import PARTIES, PartyIndex, RoundNumber
 from triskele.task import TaskSpec
 from triskele.tracing import TRACES, RoundTrace
+from triskele_server.coordinator.certification import certify
 from triskele_server.coordinator.changes import RoundChanges
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.outcome import agreed
 from triskele_server.coordinator.parties import (
     Pace,
@@ -34,7 +36,16 @@ from triskele_server.coordinator.parties import (
 )
 from triskele_server.coordinator.party_link import PartyLink
 from triskele_server.coordinator.result_files import ResultFiles
-from triskele_server.coordinator.rounds import COORDINATOR, Blame, Outcome, PartyStatus, RoundId, RoundRecord, Terms
+from triskele_server.coordinator.rounds import (
+    COORDINATOR,
+    Blame,
+    Outcome,
+    PartyStatus,
+    RoundId,
+    RoundRecord,
+    Signed,
+    Terms,
+)
 from triskele_server.coordinator.schedule import Expire, GiveUp, KeepOpen, Seal, decide, decide_without, tally
 from triskele_server.coordinator.store import Store
 from triskele_server.metrics import coordinator as metrics
@@ -60,6 +71,7 @@ class TaskRunner:
         files: ResultFiles,
         parties: Parties,
         changes: RoundChanges,
+        log: Log,
         clock: Callable[[], float] = time.time,
         pace: Pace | None = None,
     ) -> None:
@@ -69,6 +81,7 @@ class TaskRunner:
         self._files = files
         self._parties = parties
         self._changes = changes
+        self._certified = log
         self._clock = clock
         self._pace = pace or Pace()
         self._log = _log.bind(task=spec.name)
@@ -81,15 +94,25 @@ class TaskRunner:
     async def _run(self, rounds: int) -> None:
         if (last := self._store.last_round(self._spec.digest)) is not None:
             self._changes.announce(last.id)  # its last step may stand in the store, but was not told when that broke
-        await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
+        await self._close()
         while (id_ := self._next(rounds)) is not None:
             trace = RoundTrace(id_.task, id_.number)
             with TRACES.round("round", trace, root=not self._stored(id_), task_name=self._spec.name):
                 self._steps = TRACES.steps()
                 await self._one(id_)
-                await close_ended_rounds(self._spec, self._store, self._parties, self._pace)
+                await self._close()
             if self._store.round(id_).state is RoundState.FAILED:
                 await asyncio.sleep(self._pace.pause_seconds)
+
+    async def _close(self) -> None:
+        await close_ended_rounds(
+            self._spec,
+            store=self._store,
+            parties=self._parties,
+            log=self._certified,
+            changes=self._changes,
+            pace=self._pace,
+        )
 
     async def _one(self, id_: RoundId) -> None:
         try:
@@ -276,20 +299,31 @@ async def outlasting_the_store(work: Callable[[], Awaitable[None]]) -> None:
             await work()
 
 
-async def close_ended_rounds(spec: TaskSpec, store: Store, parties: Parties, pace: Pace) -> None:
-    """Tell all three parties of every ended round of a task, so that they delete its shares; as long as it takes."""
+async def close_ended_rounds(
+    spec: TaskSpec, *, store: Store, parties: Parties, log: Log, changes: RoundChanges, pace: Pace
+) -> None:
+    """Tell all three parties of every ended round of a task, as long as it takes: they delete its shares and sign.
+
+    The signatures come into the log as the round's certificate.
+    """
     for record in store.unclosed(spec.digest):
-        await _close(record, parties, Waiting(pace))
+        signed = await _close(record, spec, parties, Waiting(pace))
+        await certify(record.id, signed, log, parties, pace)
         store.mark_closed(record.id)
+        changes.announce(record.id, counts_only=True)  # who waits for the certificate is woken
 
 
-async def _close(record: RoundRecord, parties: Parties, waiting: Waiting) -> None:
+async def _close(record: RoundRecord, spec: TaskSpec, parties: Parties, waiting: Waiting) -> dict[PartyIndex, Signed]:
+    signed: dict[PartyIndex, Signed] = {}
     missing = set(PARTIES)
     while missing:
-        answers = await parties.ask(lambda p: p.end(record.id, record.state), missing)
+        answers = await parties.ask(lambda p: p.end(record, spec), missing)
         for party, answer in answers.items():
             if isinstance(answer, TriskeleError) and not isinstance(answer, Unavailable | NotFound):
                 # The coordinator can do no more for this round: the operator is told, and the next round goes on.
                 _log.warning("round_end_refused", round=record.id.number, party=party, error=str(answer))
+            if isinstance(answer, PartyStatus) and answer.certificate is not None:
+                signed[party] = answer.certificate
         if missing := silent_parties(answers):
             await waiting.sleep()
+    return signed

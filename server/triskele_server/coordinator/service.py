@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from triskele.enrolment_wish import EnrolmentWish
-from triskele.errors import Forbidden, NotFound
+from triskele.errors import Forbidden, NotFound, Unavailable, WrongState
 from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDigest
 from triskele.limits import DEFAULT_LIMITS, Limits
@@ -25,6 +26,7 @@ from triskele_server.coordinator.store import Store, StoredTask
 from triskele_server.coordinator.views import round_view
 from triskele_server.rpc.interceptors import Context, about, caller
 
+_ANSWER_SECONDS = 1.0  # before a caller's deadline it is told that there is nothing yet
 _MAX_NUMBER = (1 << 63) - 1
 _VIEWS_PER_SECOND = 100  # of counts that grow while a round is open, to all watchers of a task together
 
@@ -174,13 +176,41 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             header=coordinator_pb2.ResultHeader(
                 dimension=task.spec.dimension,
                 digest=result.digest,
-                weight_total=result.weight_total,
-                coefficient_bits=result.coefficient_bits,
                 party_addresses=self._party_addresses,
             )
         )
         async for piece in self._files.read(result.file, self._limits.chunk_bytes):
             yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
+
+    async def FetchCertificate(  # noqa: N802  gRPC's name
+        self, request: coordinator_pb2.FetchCertificateRequest, context: Context
+    ) -> coordinator_pb2.FetchCertificateReply:
+        """The certificate of an ended round and its place in the log; waits while the parties are still to sign."""
+        id_ = self._round_id(request.task_digest, request.round)
+        patience = asyncio.timeout(max(0.0, (context.time_remaining() or 0.0) - _ANSWER_SECONDS))
+        try:
+            async with patience:
+                return await self._certificate(id_)
+        except TimeoutError:
+            raise Unavailable(f"the parties have not signed the certificate of round {id_.number} yet") from None
+
+    async def _certificate(self, id_: RoundId) -> coordinator_pb2.FetchCertificateReply:
+        while True:
+            seen = self._changes.version(id_.task)  # before the store is read
+            record = self._store.round(id_)
+            if not record.ended:
+                raise WrongState(f"round {id_.number} is {record.state}: its certificate comes when it has ended")
+            try:
+                entry = self._log.entry(id_)
+                proof = self._log.proof(entry.index)
+            except NotFound:
+                if record.closed:  # each party has answered, and they did not agree
+                    raise
+            else:
+                return coordinator_pb2.FetchCertificateReply(
+                    envelope=entry.envelope, index=entry.index, hashes=proof.hashes, checkpoint=proof.checkpoint
+                )
+            await self._changes.wait(id_.task, seen)
 
     async def FetchLog(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.FetchLogRequest, context: Context

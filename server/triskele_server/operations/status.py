@@ -15,6 +15,7 @@ from pydantic import AfterValidator
 from triskele.config import MemberConfig
 from triskele.connection import Connections, RetryPolicy
 from triskele.coordinator import Coordinator
+from triskele.credentials import trusted_parties
 from triskele.errors import ConfigurationError, TriskeleError, Unavailable
 from triskele.identity import Identity
 from triskele.ids import PARTIES, PartyIndex, checked_name
@@ -97,7 +98,7 @@ class Observer:
             raise ConfigurationError(f"{path}: parties: give the addresses of parties 0, 1 and 2")
         files = self._config.files
         self._connections = Connections(self._config, _always(files.channel_credentials()), DEFAULT_LIMITS)
-        self._coordinator = Coordinator(self._connections, DEFAULT_LIMITS, _ONCE)
+        self._coordinator = Coordinator(self._connections, trusted_parties(self._config), DEFAULT_LIMITS, _ONCE)
 
     def __enter__(self) -> Self:
         return self

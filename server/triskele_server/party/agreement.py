@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from triskele.errors import PartyFault
-from triskele.ids import PARTIES, Slot
+from triskele.ids import PARTIES, RoundNumber, Slot
 from triskele.ring import Words
 from triskele_server.mpc.session import Session
 
 _DIGEST_BYTES = 32
+_KEYS = ("mask key first", "mask key second")
+_VERSION = re.compile(rb"[0-9A-Za-z.+-]{1,32}")
 
 
-def agree(session: Session, digests: Mapping[str, bytes]) -> None:
-    """Raise PartyFault unless all three parties hold the same SHA-256 digest of each thing named. One round."""
+def agree(
+    session: Session, digests: Mapping[str, bytes], told: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, list[bytes]]:
+    """Raise PartyFault unless all three parties hold the same SHA-256 digest of each thing named. One round.
+
+    `told`, 32 bytes each, goes along and need not be equal: what each party told is returned, by party index.
+    """
     labelled = {f"agree/{what}": digest for what, digest in digests.items()}
+    labelled |= {f"tell/{what}": content for what, content in told.items()}
+    heard: dict[str, list[bytes]] = {}
     for label, theirs in session.broadcast_all(labelled, _DIGEST_BYTES):
-        own, what = theirs[session.party], label.removeprefix("agree/")
+        kind, what = label.split("/", 1)
+        if kind == "tell":
+            heard[what] = theirs
+            continue
+        own = theirs[session.party]
         different = [i for i in PARTIES if not hmac.compare_digest(theirs[i], own)]
         if different:
             raise PartyFault(
@@ -28,6 +44,56 @@ def agree(session: Session, digests: Mapping[str, bytes]) -> None:
                 "anything is opened",
                 different[0] if len(different) == 1 else None,
             )
+    return heard
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What each party brings into a round's certificate: its software's version, how many other rounds of the task it
+    counts as opened, and, under a mask, the digests of its two keys."""
+
+    version: str
+    rounds: int
+    mask_keys: tuple[bytes, bytes] | None
+
+    def to_tell(self) -> dict[str, bytes]:
+        """For `agree`."""
+        told = {
+            "version": self.version.encode().ljust(_DIGEST_BYTES, b"\0"),
+            "rounds": self.rounds.to_bytes(_DIGEST_BYTES, "big"),
+        }
+        return told if self.mask_keys is None else told | dict(zip(_KEYS, self.mask_keys, strict=True))
+
+
+def common_terms(
+    heard: Mapping[str, Sequence[bytes]], number: RoundNumber
+) -> tuple[tuple[str, str, str], int, tuple[bytes, bytes, bytes] | None]:
+    """From what all three told: their versions, the largest count of rounds, the digests of mask keys 0, 1, 2.
+
+    Raises PartyFault if a party told what cannot be, or the two holders of a key have different ones.
+    """
+    one, two, three = (_version(told, party) for party, told in zip(PARTIES, heard["version"], strict=True))
+    counts = [int.from_bytes(told, "big") for told in heard["rounds"]]
+    for party, count in zip(PARTIES, counts, strict=True):
+        if count >= number:
+            raise PartyFault(f"party {party} counts {count} opened rounds of the task before round {number}", party)
+    if _KEYS[0] not in heard:
+        return (one, two, three), max(counts), None
+    firsts, seconds = (heard[name] for name in _KEYS)
+    for index in PARTIES:
+        if not hmac.compare_digest(firsts[index], seconds[(index + 2) % 3]):
+            raise PartyFault(
+                f"parties {index} and {(index + 2) % 3} hold different keys of the mask; the round ends before "
+                "anything is opened"
+            )
+    return (one, two, three), max(counts), (firsts[0], firsts[1], firsts[2])
+
+
+def _version(told: bytes, party: int) -> str:
+    text = told.rstrip(b"\0")
+    if not _VERSION.fullmatch(text):
+        raise PartyFault(f"party {party} told a version of its software that is none", party)
+    return text.decode()
 
 
 def toss_coin(

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -21,6 +21,7 @@ from triskele.tracing import TRACES
 from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
 from triskele_server.metrics import party as metrics
+from triskele_server.party.certifier import Certifier, SignedStatement, Told
 from triskele_server.party.checkpoint import coin_key
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
@@ -57,6 +58,7 @@ class RoundStatus:
     running: bool
     setback: str  # why the last attempt was lost
     participants: dict[int, str]  # of the complete uploads, by slot
+    certificate: SignedStatement | None = None  # of a round that has just been ended
 
 
 class RoundControl:
@@ -70,6 +72,7 @@ class RoundControl:
         releases: ReleaseFiles,
         intake: Intake,
         runner: RoundRunner,
+        certifier: Certifier,
         config: PartyConfig,
     ) -> None:
         self._store = store
@@ -77,6 +80,7 @@ class RoundControl:
         self._releases = releases
         self._intake = intake
         self._runner = runner
+        self._certifier = certifier
         self._config = config
         self._who = f"party:{config.index}"
         self._running: dict[RoundKey, asyncio.Task[None]] = {}
@@ -160,13 +164,21 @@ class RoundControl:
             raise WrongState(f"{key} is {record.state}: its output can be fetched while it is COMBINED")
         return self._files.output(key, record.outcome.attempt)
 
-    async def end(self, key: RoundKey, state: RoundState) -> RoundStatus:
-        """End a round and delete its shares; idempotent, and what ended the round first stays.
+    async def end(self, key: RoundKey, told: Told, canonical: bytes = b"") -> RoundStatus:
+        """End a round, delete its shares, sign its certificate; idempotent, and what ended the round first stays.
+
+        `told` is the coordinator's account. With the task's `canonical` form a round ends without a result that this
+        party never opened: it cannot be opened later.
 
         Raises WrongState, and Conflict if the round is said to be released and was not, or the other way round.
         """
+        state = told.state
         if state not in _ENDINGS:
             raise InvalidTask(f"a round ends as {', '.join(_ENDINGS)}, not as {state}")
+        if canonical and state is not RoundState.RELEASED:
+            if TaskSpec.from_canonical(canonical).digest != key.task:
+                raise InvalidTask("end: the task is not the one whose digest is given")
+            await asyncio.to_thread(self._store.open_round, key, canonical)
         blame = None
         if state is not RoundState.RELEASED:
             blame = Blame(ENDED_BY_COORDINATOR, "coordinator", f"the coordinator ended the round as {state}")
@@ -181,7 +193,7 @@ class RoundControl:
             raise Conflict(f"{key} has ended as {status.state} at this party, not as {state}")
         if status.state is RoundState.RELEASED:
             await self._end_earlier(key)
-        return status
+        return replace(status, certificate=await asyncio.to_thread(self._certificate, key, told))
 
     async def stop(self) -> None:
         """Cancel what runs; its rounds are found as interrupted at the next start."""
@@ -255,6 +267,15 @@ class RoundControl:
         reason = record.blame.reason if record.blame else ""
         _log.info("round_ended", round=key.number, task=key.task.hex()[:16], state=record.state, reason=reason)
 
+    def _certificate(self, key: RoundKey, told: Told) -> SignedStatement:
+        """One statement for ever, whatever the coordinator tells later."""
+        record = self._store.round(key)
+        statement = record.statement
+        if statement is None:
+            sealed = [u.submission for u in self._store.uploads(key) if u.sealed]
+            statement = self._store.keep_statement(key, self._certifier.statement(record, sealed, told))
+        return self._certifier.sign(statement)
+
     def _keep_aggregate(self, key: RoundKey) -> None:
         """What the task's next round starts from, if its rule does. Before the round ends: a crash repeats it."""
         record = self._store.round(key)
@@ -270,8 +291,17 @@ class RoundControl:
         previous = self._releases.previous(key.task)
         used = previous if _starts_from_previous(record) and previous.exists() else None
         output, bound = self._files.output(key, attempt), self._releases.bound(key.task)
-        kept = bound if bound.exists() else None
-        return RoundJob(record.canonical, key.number, attempt, submissions, output, self._coin_key, used, kept)
+        return RoundJob(
+            record.canonical,
+            key.number,
+            attempt,
+            submissions,
+            output,
+            self._coin_key,
+            used,
+            bound if bound.exists() else None,
+            self._store.opened_rounds(key),
+        )
 
     def _held(self, key: RoundKey, upload: Upload) -> HeldSubmission:
         def share(index: ShareIndex) -> HeldShare:

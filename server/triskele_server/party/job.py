@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot
 from triskele.manifest import ManifestDigest
 from triskele.release_mask import MaskKey
+from triskele_server.party.attested import Attested
 from triskele_server.round_state import RoundState
 
 PEER_LOST = "peer_lost"  # the reason of an attempt that ended because a party fell silent
@@ -48,6 +49,7 @@ class RoundJob:
     coin_key: bytes = field(repr=False)  # secret: this party's parts of coins derive from it
     previous: Path | None = None  # the task's last released aggregate, for a rule that starts from it
     clip_bound: Path | None = None  # what the task's bound has become, where it adapts
+    rounds_spent: int = 0  # other rounds of the task that were opened, or may have been
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class RoundOutcome:
     refused: tuple[tuple[Slot, str], ...]
     accepted: tuple[Slot, ...] | None  # None: the task hides its decisions
     openings: tuple[str, ...]
+    attested: Attested
     attempt: int = 0  # which one gave it
     mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)  # not in the party's database
     masked: bool = False

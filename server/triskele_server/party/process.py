@@ -12,7 +12,6 @@ from functools import partial
 import grpc
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from triskele.errors import ConfigurationError
 from triskele.ids import PartyIndex
@@ -25,6 +24,7 @@ from triskele_server.config import PartyConfig, party_identity
 from triskele_server.hardening import harden
 from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics.member import MemberCollector, shown
+from triskele_server.party.certifier import Certifier, load_certifying_key
 from triskele_server.party.control import RoundControl
 from triskele_server.party.cosigner import Cosigner
 from triskele_server.party.disk_room import DiskRoom
@@ -91,8 +91,6 @@ async def behind(
     runner: RoundRunner,
     now: Callable[[], datetime.datetime] = _now,
     dial: Callable[[PartyConfig], grpc.aio.Channel] | None = None,
-    *,
-    signing_key: Ed25519PrivateKey | None = None,
 ) -> AsyncIterator[None]:
     """Everything of a party but its sockets: recovered from its disk and added to `server`, which the caller starts.
 
@@ -100,6 +98,7 @@ async def behind(
     gives a channel to the party that this one relays heavy shares to.
     """
     vault = ShareVault.from_environment()
+    key = load_certifying_key(config.signing_key)
     store = await asyncio.to_thread(PartyStore, config.data)
     try:
         files = ShareFiles(config.data, vault)
@@ -118,13 +117,20 @@ async def behind(
         connect = None if config.relay_to is None else partial(dial or _dial_previous, config)
         relays = Relays(store, files, connect, str(other))
         releases = ReleaseFiles(config.data, vault)
-        control = RoundControl(store=store, files=files, releases=releases, intake=intake, runner=runner, config=config)
+        control = RoundControl(
+            store=store,
+            files=files,
+            releases=releases,
+            intake=intake,
+            runner=runner,
+            certifier=Certifier(config.federation, key),
+            config=config,
+        )
         await control.recover()
         keys = MaskKeys(store, releases, config.index, config.policy)
         service = PartyService(intake, keys, _sealed(config, intake), relays.due)
         party_pb2_grpc.add_PartyServicer_to_server(service, server)
-        cosigner = None if signing_key is None else Cosigner(config.data, config.federation, signing_key)
-        driven = PartyControlService(control, config.coordinator, cosigner)
+        driven = PartyControlService(control, Cosigner(config.data, config.federation, key), config.coordinator)
         control_pb2_grpc.add_PartyControlServicer_to_server(driven, server)
         await relays.start()
         try:

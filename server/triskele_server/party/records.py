@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,7 @@ from triskele.errors import Conflict
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
 from triskele_server.metrics import party as metrics
+from triskele_server.party.attested import Attested
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.share_files import RoundKey
 from triskele_server.round_state import RoundState
@@ -30,6 +31,7 @@ rounds = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),  # 0: not started
     sa.Column("blame", sa.JSON(none_as_null=True)),
     sa.Column("outcome", sa.JSON(none_as_null=True)),
+    sa.Column("statement", sa.LargeBinary),  # of the round's certificate, once this party has signed it
 )
 uploads = sa.Table(
     "uploads",
@@ -120,6 +122,7 @@ class RoundRecord:
     attempt: int
     blame: Blame | None
     outcome: RoundOutcome | None
+    statement: bytes | None = field(default=None, repr=False)
 
 
 def upload_record(row: Any) -> Upload:
@@ -148,6 +151,7 @@ def round_record(row: Any) -> RoundRecord:
         row["attempt"],
         None if row["blame"] is None else Blame(**row["blame"]),
         None if row["outcome"] is None else _outcome(row["outcome"]),
+        row["statement"],
     )
 
 
@@ -162,6 +166,7 @@ def outcome_json(outcome: RoundOutcome) -> dict[str, Any]:
         "openings": list(outcome.openings),
         "attempt": outcome.attempt,
         "masked": outcome.masked,
+        "attested": outcome.attested.to_json(),
         **({} if outcome.clip_bound is None else {"clip_bound": outcome.clip_bound}),
     }
 
@@ -174,6 +179,7 @@ def _outcome(content: dict[str, Any]) -> RoundOutcome:
         tuple((Slot(slot), reason) for slot, reason in content["refused"]),
         None if content["accepted"] is None else tuple(map(Slot, content["accepted"])),
         tuple(content["openings"]),
+        Attested.from_json(content["attested"]),
         content["attempt"],
         masked=content["masked"],
         clip_bound=content.get("clip_bound"),

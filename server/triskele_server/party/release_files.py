@@ -48,6 +48,10 @@ class PreviousAggregate:
         header = f"{self.round}/{self.weight_total}/{self.coefficient_bits}/{self.keys is not None}/"
         return hashlib.sha256(header.encode() + self.words.astype("<i8").tobytes()).digest()
 
+    def output_digest(self) -> bytes:
+        """SHA-256 of the words as they were released: that round's certificate names it."""
+        return hashlib.sha256(np.ascontiguousarray(self.words).data).digest()
+
 
 class ReleaseFiles:
     """Files below `<data>/release` and `<data>/previous`. Every write is all or nothing, and survives a power cut."""

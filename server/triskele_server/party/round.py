@@ -10,19 +10,21 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib.metadata import version
 
 import numpy as np
 import torch
 
 from triskele.errors import RoundFailed
-from triskele.ids import ParticipantId, RoundNumber, Slot
+from triskele.ids import ParticipantId, RoundNumber, Slot, held_shares
 from triskele.keystream import derive
 from triskele.manifest import ManifestDigest
 from triskele.release_mask import MaskKey
 from triskele.ring import Words
 from triskele.task import TaskSpec
+from triskele.transparency.certificate import mask_key_digest
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import EXACT_LIMIT
 from triskele_server.linear.shares import SharePair
@@ -33,7 +35,8 @@ from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.mpc.transport import Transport
-from triskele_server.party.agreement import agree, compare_shares, toss_coin
+from triskele_server.party.agreement import Terms, agree, common_terms, compare_shares, toss_coin
+from triskele_server.party.attested import Attested
 from triskele_server.party.checkpoint import (
     Checkpoints,
     Decision,
@@ -71,7 +74,10 @@ class SealedSubmission:
 
 @dataclass(frozen=True)
 class RoundInput:
-    """What a party brings into a round: submissions by slot, the task's previous aggregate."""
+    """What a party brings into a round: submissions by slot, the task's previous aggregate.
+
+    `rounds_spent` counts the task's other rounds that were opened, or may have been.
+    """
 
     spec: TaskSpec
     round: RoundNumber
@@ -81,6 +87,7 @@ class RoundInput:
     clip_bound: int | None = None  # the last round's, of a task whose bound adapts; None in the first
     coin_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     checkpoints: Checkpoints = field(default_factory=MemoryCheckpoints, repr=False)
+    rounds_spent: int = 0
 
     @property
     def round_context(self) -> bytes:
@@ -135,7 +142,8 @@ class RoundInput:
 class RoundOutput:
     """The mean is words / weight_total / 2^coefficient_bits * C / 2^f, once the mask is off.
 
-    `accepted` is None under hidden decisions. `mask_keys` are this party's two of the mask, None if public.
+    `accepted` is None under hidden decisions. `mask_keys` are this party's two of the mask, None if public. `attested`
+    is for the round's certificate.
     """
 
     words: Words
@@ -144,6 +152,7 @@ class RoundOutput:
     refused: Mapping[Slot, str]
     accepted: tuple[Slot, ...] | None
     ledger: OpeningLedger
+    attested: Attested
     mask_keys: tuple[MaskKey, MaskKey] | None = field(default=None, repr=False)
     clip_bound: int | None = None  # of the next round, if it adapts
 
@@ -163,7 +172,7 @@ def run_round(
 
     # 3. Seal: the same input set everywhere, large enough, before anything is computed.
     pipeline = Pipeline.of(spec)
-    _agree_on_input(session, given, pipeline)
+    terms = _agree_on_input(session, given, pipeline)
     _check_minimum(spec, len(slots), "sealed")
     on_step("seal")
 
@@ -234,20 +243,41 @@ def run_round(
     # compares their digests.
     refused = {slot: INVALID for i, slot in enumerate(slots) if i not in set(valid)}
     kept = None if accepted is None else tuple(slots[rows.participants[i]] for i in accepted)
-    mask_keys = session.mask_keys if spec.masked else None
-    return RoundOutput(words, total, bits, refused, kept, session.ledger, mask_keys, _next_bound(given, decision))
+    return RoundOutput(
+        words,
+        total,
+        bits,
+        refused,
+        kept,
+        session.ledger,
+        replace(terms, coin=coin, weights=None if kept is None else _known_weights(decision)),
+        session.mask_keys if spec.masked else None,
+        _next_bound(given, decision),
+    )
 
 
-def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> None:
-    """Raise PartyFault unless all three parties hold the same input, and would run the same code on it."""
+def _agree_on_input(session: Session, given: RoundInput, pipeline: Pipeline) -> Attested:
+    """What the certificate will say of the input.
+
+    Raises PartyFault unless all three parties hold the same one, and would run the same code on it.
+    """
+    rules = pipeline.source_digest()
     digests = {
         "previous aggregate": given.previous_digest(),  # before the input set, which it is a part of: named by itself
         "input set": hashlib.sha256(given.set_digest() + given.context).digest(),
-        "rules": pipeline.source_digest(),
+        "rules": rules,
     }
     if given.bound is not None:
         digests = {"adaptive bound": given.bound_digest(), **digests}
-    agree(session, digests)
+    keys = None
+    if given.spec.masked:
+        places = zip(session.mask_keys, held_shares(session.party), strict=True)
+        first, second = (mask_key_digest(key, given.spec.digest, given.round, index) for key, index in places)
+        keys = (bytes.fromhex(first), bytes.fromhex(second))
+    terms = Terms(version("triskele"), given.rounds_spent, keys)
+    versions, spent, key_digests = common_terms(agree(session, digests, terms.to_tell()), given.round)
+    previous = None if given.previous is None else given.previous.output_digest()
+    return Attested(rules, previous, versions, spent + 1, key_digests)
 
 
 def _exact(spec: TaskSpec, rows: int) -> bool:
@@ -354,6 +384,11 @@ def _next_bound(given: RoundInput, decision: Decision | None) -> int | None:
     if given.adaptive is None or given.bound is None or decision is None or decision.clip_count is None:
         return None
     return given.adaptive.next(given.bound, decision.clip_count, len(decision.valid))
+
+
+def _known_weights(decision: Decision | None) -> tuple[int, ...] | None:
+    """The weights of the rows that take part, where they are public."""
+    return None if decision is None or not decision.public else tuple(weight for weight, _ in decision.weights)
 
 
 def _noise(given: RoundInput, decided: bytes, total: int, bits: int, executor: Executor | None) -> Words | None:

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triskele.errors import ConfigurationError, Conflict, Forbidden, InvalidTask, InvalidUpload
+from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.limits import DEFAULT_LIMITS
 from triskele.manifest import ManifestDigest
 from triskele.transparency.merkle import MAX_PROOF
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.metrics import party as metrics
+from triskele_server.party.certifier import Told
 from triskele_server.party.control import RoundControl, RoundStatus
 from triskele_server.party.cosigner import Cosigner, OtherSize
 from triskele_server.party.intake import Intake, ReceivedShare
@@ -129,8 +130,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
 class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignore[misc]  # generated without types
     """What the coordinator asks; only the one that this party's configuration names."""
 
-    def __init__(self, control: RoundControl, coordinator: str, cosigner: Cosigner | None = None) -> None:
-        """`cosigner` is absent where this party has no key to sign with."""
+    def __init__(self, control: RoundControl, cosigner: Cosigner, coordinator: str) -> None:
         self._control = control
         self._coordinator = coordinator
         self._cosigner = cosigner
@@ -188,15 +188,19 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
             state = RoundState(request.state)
         except ValueError as error:
             raise InvalidTask("end: not the name of a round's state") from error
-        return _status(await self._control.end(_key(request), state))
+        blame = request.blame
+        told = Told(
+            state,
+            tuple((Slot(r.slot), ParticipantId(r.participant), r.reason) for r in request.left_out),
+            (blame.reason, blame.who, blame.detail),
+        )
+        return _status(await self._control.end(_key(request), told, request.task))
 
     async def Cosign(  # noqa: N802  the proto's name
         self, request: control_pb2.CosignRequest, context: Context
     ) -> control_pb2.CosignReply:
         """Cosign the coordinator's log, if it has only grown."""
         self._check_coordinator(context)
-        if self._cosigner is None:
-            raise ConfigurationError("this party cosigns no log: its configuration names no signing_key")
         cosign, proof = self._cosigner.cosign, list(request.consistency[:MAX_PROOF])
         answer = await asyncio.to_thread(cosign, request.checkpoint, request.old_size, proof)
         if isinstance(answer, OtherSize):
@@ -295,6 +299,11 @@ def _status(status: RoundStatus) -> control_pb2.RoundStatusReply:
     if status.blame is not None:
         blame = status.blame
         reply.blame.CopyFrom(types_pb2.Blame(reason=blame.reason, who=blame.who, detail=blame.detail))
+    if status.certificate is not None:
+        signed = status.certificate
+        reply.certificate.CopyFrom(
+            control_pb2.SignedStatement(statement=signed.statement, key_id=signed.key_id, signature=signed.signature)
+        )
     if status.outcome is not None:
         reply.outcome.CopyFrom(_outcome(status.outcome, status.participants))
     return reply

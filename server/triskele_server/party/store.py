@@ -331,6 +331,13 @@ class PartyStore:
             values = None if blame is None else {"reason": blame.reason, "who": blame.who, "detail": blame.detail}
             return _move(transaction, record, event, blame=values)
 
+    def keep_statement(self, key: RoundKey, statement: bytes) -> bytes:
+        """The statement that this party signs of the ended round: the first one that was kept, for ever."""
+        with self._transaction() as transaction:
+            where = (*_round_is(key), rounds.c.statement.is_(None))
+            transaction.execute(rounds.update().where(*where).values(statement=statement))
+            return _round(transaction, key).statement or statement
+
 
 def _was_in_use(data: Path) -> bool:
     """Whether there are shares or a coin's key.

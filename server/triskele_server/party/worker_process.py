@@ -168,7 +168,9 @@ class WorkerProcess:
             previous = read_previous(job.previous, spec.digest, spec.dimension, self._vault)
         bound = None if job.clip_bound is None else read_bound(job.clip_bound, spec.digest)
         checkpoints = FileCheckpoints(job.output.parent, self._vault)
-        given = RoundInput(spec, job.round, job.attempt, submissions, previous, bound, job.coin_key, checkpoints)
+        given = RoundInput(
+            spec, job.round, job.attempt, submissions, previous, bound, job.coin_key, checkpoints, job.rounds_spent
+        )
         session = hashlib.sha256(b"triskele/v1/session" + given.context).digest()
         transport = self._join(session)
         self._transports[number] = transport
@@ -198,6 +200,7 @@ class WorkerProcess:
             tuple(output.refused.items()),
             output.accepted,
             tuple(str(o) for o in output.ledger.openings),
+            output.attested,
             job.attempt,
             output.mask_keys,
             masked=spec.masked,

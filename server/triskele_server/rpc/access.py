@@ -16,19 +16,18 @@ def _methods(service: str, *names: str) -> frozenset[str]:
     return frozenset(f"/{_PACKAGE}.{service}/{name}" for name in names)
 
 
-_READS = ("ListTasks", "WatchRounds", "ListRounds", "FetchResult", "FetchLog")
+_LOOKS_ON = ("ListTasks", "WatchRounds", "ListRounds", "FetchCertificate", "FetchLog")
+_READS = (*_LOOKS_ON, "FetchResult")
 
 ALLOWED: Mapping[Role, frozenset[str]] = MappingProxyType(
     {
-        "participant": _methods(
-            "Coordinator", "ListTasks", "WatchRounds", "ListRounds", "Enrol", "FetchResult", "FetchLog"
-        )
+        "participant": _methods("Coordinator", *_READS, "Enrol")
         | _methods("Party", "UploadStatus", "Upload", "FetchMaskKeys"),
         "coordinator": _methods(
             "PartyControl", "OpenRound", "RoundStatus", "SealRound", "RunRound", "FetchOutput", "EndRound", "Cosign"
         ),
         "party": _methods("Peer", "Exchange") | _methods("Party", "Relay", "RelayStatus"),
-        "operator": _methods("Coordinator", "ListTasks", "WatchRounds", "ListRounds", "FetchLog"),
+        "operator": _methods("Coordinator", *_LOOKS_ON),
         # The server of another framework: a reader fetches aggregates, and the keys of their mask
         # where a party's policy lets readers; a forwarder brings sealed uploads and reads public releases only.
         "reader": _methods("Coordinator", *_READS) | _methods("Party", "FetchMaskKeys"),

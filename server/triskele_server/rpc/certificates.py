@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -116,6 +117,16 @@ class Authority:
             .not_valid_before(self._now - _BACKDATED)
             .not_valid_after(self._now + datetime.timedelta(days=days))
         )
+
+
+def certifying_key() -> Credential:
+    """A party's key to sign certificates of rounds with: its public key, in no X.509 certificate, and its private one.
+
+    Whoever checks a certificate has these public keys at hand, so they outlast the authority's certificates.
+    """
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return Credential(public, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def _loaded(credential: Credential) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

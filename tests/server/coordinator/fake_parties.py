@@ -22,6 +22,8 @@ from triskele.identity import Identity
 from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, Slot
 from triskele.manifest import ManifestDigest
 from triskele.task import TaskSpec
+from triskele.transparency.certificate import sign
+from triskele.transparency.party_keys import key_id
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, types_pb2
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.log import Log
@@ -81,6 +83,7 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
     calls: list[str] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)  # set by every call
     cosigner: Cosigner | None = None
+    statement: bytes = b""  # signed of every round, instead of the others'
 
     async def OpenRound(self, request, context):  # noqa: N802
         self._note("open")
@@ -130,7 +133,14 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
         self._note("end")
         round_ = self._round(request.round)
         round_.ended_as, round_.state = request.state, RoundState(request.state)
-        return self._reply(request.round)
+        reply = self._reply(request.round)
+        statement, key = self.statement or f"round {request.round}".encode(), COSIGNING_KEYS[self.index]
+        reply.certificate.CopyFrom(
+            control_pb2.SignedStatement(
+                statement=statement, key_id=key_id(key.public_key()), signature=sign(statement, key)
+            )
+        )
+        return reply
 
     async def Cosign(self, request, context):  # noqa: N802
         self._note("cosign")
@@ -252,6 +262,7 @@ class Federation:
             files=self.files,
             parties=parties,
             changes=self.changes,
+            log=self.log,
             clock=self.clock,
             pace=pace,
         )

@@ -24,6 +24,7 @@ from triskele.sharing import ShareContext, Sharing, heavy_index, split
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.config import PartyConfig, ProbesTable, load_party, party_identity
+from triskele_server.party.attested import Attested
 from triskele_server.party.job import RoundOutcome
 from triskele_server.party.process import running
 from triskele_server.provision import PortPlan, provision
@@ -123,6 +124,12 @@ def chunk(offset: int, data: bytes) -> party_pb2.UploadRequest:
     return party_pb2.UploadRequest(chunk=types_pb2.Chunk(offset=offset, data=data))
 
 
+def made_up(*, masked: bool = False) -> Attested:
+    """What made-up parties agreed on."""
+    keys = (b"\1" * 32, b"\2" * 32, b"\3" * 32) if masked else None
+    return Attested(b"\4" * 32, None, ("1", "1", "1"), 1, keys, b"\5" * 32)
+
+
 class Runner:
     """Stands in for the worker: tells the phases, writes an output file, or fails as a test wants it to."""
 
@@ -159,13 +166,16 @@ class Runner:
         await self.end.wait()
         slots = [s.slot for s in job.submissions]
         digest = self.digest or hashlib.sha256(words).digest()
+        refused = slots[:1] if len(slots) > spec.min_accepted else []
+        kept = tuple(slots[len(refused) :])
         return RoundOutcome(
             digest,
             len(slots),
             0,
-            ((slots[0], "norm"),),
-            tuple(slots[1:]),
+            tuple((slot, "norm") for slot in refused),
+            kept if spec.decisions == "public" else None,
             ("y[3]",),
+            made_up(masked=spec.masked),
             job.attempt,
             (MaskKey(b"\1" * 32), MaskKey(b"\2" * 32)) if spec.masked else None,
             masked=spec.masked,
@@ -182,6 +192,7 @@ class Party:
         self.runner = runner
         self._address = f"127.0.0.1:{port}"
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self.certificates: list[control_pb2.SignedStatement] = []
 
     def _channel(self, folder: str) -> grpc.aio.Channel:
         if folder not in self._channels:
@@ -245,9 +256,13 @@ class Party:
         request = control_pb2.RunRoundRequest(task_digest=spec.digest, round=number, attempt=attempt)
         return await self.control.RunRound(request, timeout=20)
 
-    async def end(self, spec: TaskSpec, state: str, number: int = 1) -> control_pb2.RoundStatusReply:
-        request = control_pb2.EndRoundRequest(task_digest=spec.digest, round=number, state=state)
-        return await self.control.EndRound(request, timeout=20)
+    async def end(self, spec: TaskSpec, state: str, number: int = 1, **account) -> control_pb2.RoundStatusReply:
+        """The status in the answer; the certificate in it goes to `certificates`."""
+        request = control_pb2.EndRoundRequest(task_digest=spec.digest, round=number, state=state, **account)
+        reply = await self.control.EndRound(request, timeout=20)
+        self.certificates.append(reply.certificate)
+        reply.ClearField("certificate")
+        return reply
 
     async def output(self, spec: TaskSpec, number: int = 1) -> list[types_pb2.Chunk]:
         request = control_pb2.RoundRequest(task_digest=spec.digest, round=number)
@@ -308,6 +323,12 @@ def start_party(federation, tmp_path):
                 await party.close()
 
     return start
+
+
+@pytest.fixture
+def attested():
+    """`attested(masked=...)`: what made-up parties agreed on."""
+    return made_up
 
 
 @pytest.fixture

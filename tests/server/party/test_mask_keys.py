@@ -172,9 +172,9 @@ def released(tmp_path, spec):
     store.close()
 
 
-def test_another_public_aggregate_of_a_later_attempt_is_a_conflict_and_another_mask_is_not(released, spec):
+def test_another_public_aggregate_of_a_later_attempt_is_a_conflict_and_another_mask_is_not(released, spec, attested):
     store, _, key = released
-    public = RoundOutcome(bytes(32), 2, 0, (), None, (), 1)
+    public = RoundOutcome(bytes(32), 2, 0, (), None, (), attested(), 1)
     store.seal(key, [])
     store.combined(key, public)
     with pytest.raises(Conflict):
@@ -184,11 +184,11 @@ def test_another_public_aggregate_of_a_later_attempt_is_a_conflict_and_another_m
 
 
 @pytest.mark.parametrize(("readers", "gives"), [(False, False), (True, True)])
-def test_a_reader_gets_them_where_the_policy_lets_readers(released, spec, readers, gives):
+def test_a_reader_gets_them_where_the_policy_lets_readers(released, spec, readers, gives, attested):
     store, files, key = released
     files.keep_keys(key, 1, (b"\1" * 32, b"\2" * 32))
     store.seal(key, [])
-    store.combined(key, RoundOutcome(DIGEST, 2, 0, (), None, (), 1, masked=True))
+    store.combined(key, RoundOutcome(DIGEST, 2, 0, (), None, (), attested(masked=True), 1, masked=True))
     from triskele_server.round_state import RoundEvent
 
     store.end(key, RoundEvent.RELEASE, None)

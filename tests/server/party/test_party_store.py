@@ -91,7 +91,7 @@ def test_key_that_names_no_round_cannot_be_made(digest, number):
         RoundKey(digest, number)
 
 
-def test_everything_is_there_after_closing_and_opening_again(tmp_path):
+def test_everything_is_there_after_closing_and_opening_again(tmp_path, attested):
     first = PartyStore(tmp_path)
     first.open_round(KEY, b"task")
     _complete(first, _submission("alice"), _submission("bob", 1))
@@ -99,7 +99,7 @@ def test_everything_is_there_after_closing_and_opening_again(tmp_path):
     first.commit_offset(KEY, ParticipantId("carol"), 4096)
     first.seal(KEY, [_submission("alice"), _submission("bob", 1)])
     assert first.start_attempt(KEY, 1)
-    outcome = RoundOutcome(b"\5" * 32, (1 << 64) - 1, 20, ((Slot(1), "norm"),), (Slot(0),), ("y[3]",))
+    outcome = RoundOutcome(b"\5" * 32, (1 << 64) - 1, 20, ((Slot(1), "norm"),), (Slot(0),), ("y[3]",), attested())
     first.combined(KEY, outcome)
     other = RoundKey(b"\7" * 32, 2)
     first.open_round(other, b"task")
@@ -121,10 +121,10 @@ def test_everything_is_there_after_closing_and_opening_again(tmp_path):
     ]
 
 
-def test_hidden_decisions_stay_hidden(open_round):
+def test_hidden_decisions_stay_hidden(open_round, attested):
     _complete(open_round, _submission())
     open_round.seal(KEY, [_submission()])
-    outcome = RoundOutcome(b"\5" * 32, 3, 0, (), None, ())
+    outcome = RoundOutcome(b"\5" * 32, 3, 0, (), None, (), attested())
     assert open_round.combined(KEY, outcome).outcome == outcome
 
 

@@ -36,6 +36,7 @@ EXPECTED = {
     ("participant", "/triskele.v1.Coordinator/Enrol"),
     ("participant", "/triskele.v1.Coordinator/FetchResult"),
     ("participant", "/triskele.v1.Coordinator/FetchLog"),
+    ("participant", "/triskele.v1.Coordinator/FetchCertificate"),
     ("participant", "/triskele.v1.Party/UploadStatus"),
     ("participant", "/triskele.v1.Party/Upload"),
     ("participant", "/triskele.v1.Party/FetchMaskKeys"),
@@ -53,17 +54,20 @@ EXPECTED = {
     ("operator", "/triskele.v1.Coordinator/WatchRounds"),
     ("operator", "/triskele.v1.Coordinator/ListRounds"),
     ("operator", "/triskele.v1.Coordinator/FetchLog"),
+    ("operator", "/triskele.v1.Coordinator/FetchCertificate"),
     ("reader", "/triskele.v1.Coordinator/ListTasks"),
     ("reader", "/triskele.v1.Coordinator/WatchRounds"),
     ("reader", "/triskele.v1.Coordinator/ListRounds"),
     ("reader", "/triskele.v1.Coordinator/FetchResult"),
     ("reader", "/triskele.v1.Coordinator/FetchLog"),
+    ("reader", "/triskele.v1.Coordinator/FetchCertificate"),
     ("reader", "/triskele.v1.Party/FetchMaskKeys"),
     ("forwarder", "/triskele.v1.Coordinator/ListTasks"),
     ("forwarder", "/triskele.v1.Coordinator/WatchRounds"),
     ("forwarder", "/triskele.v1.Coordinator/ListRounds"),
     ("forwarder", "/triskele.v1.Coordinator/FetchResult"),
     ("forwarder", "/triskele.v1.Coordinator/FetchLog"),
+    ("forwarder", "/triskele.v1.Coordinator/FetchCertificate"),
     ("forwarder", "/triskele.v1.Coordinator/EnrolFor"),
     ("forwarder", "/triskele.v1.Party/UploadSealed"),
     *((role, "/triskele.v1.Info/Describe") for role in ROLES),
@@ -144,7 +148,7 @@ def test_each_role_may_call_what_the_table_says_and_nothing_else(matrix, role, n
 
 def test_the_expected_table_names_only_methods_that_exist():
     assert {name for _, name in EXPECTED} <= set(METHODS)
-    assert len(METHODS) == 22
+    assert len(METHODS) == 23
 
 
 MINUTE = datetime.timedelta(minutes=1)

@@ -32,6 +32,7 @@ coordinator = {{ toJson .Values.coordinator.name }}
 listen = "0.0.0.0:{{ int .Values.ports.listen }}"
 peer_listen = "0.0.0.0:{{ int .Values.ports.peer }}"
 data = "/var/lib/triskele"
+signing_key = "/etc/triskele/signing/signing.key"
 relay_to = {{ toJson (index .Values.federation.parties (toString (mod (add $own 2) 3))).address }}
 {{- if .Values.party.sealingSecret }}
 sealing_key = "/etc/triskele/sealing/sealing.key"

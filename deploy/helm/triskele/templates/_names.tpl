@@ -54,6 +54,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.tls.secretName | default (printf "%s-tls" (include "triskele.fullname" .)) }}
 {{- end -}}
 
+{{- define "triskele.signingSecret" -}}
+{{ .Values.party.signingSecret | default (printf "%s-signing" (include "triskele.fullname" .)) }}
+{{- end -}}
+
 {{- define "triskele.port" -}}
 {{ . | splitList ":" | last | int }}
 {{- end -}}

@@ -98,8 +98,11 @@ spec:
         - {name: tls, mountPath: /etc/triskele/tls, readOnly: true}
         {{- if eq .Values.role "coordinator" }}
         - {name: tasks, mountPath: /etc/triskele/tasks, readOnly: true}
-        {{- else if .Values.party.sealingSecret }}
+        {{- else }}
+        - {name: signing, mountPath: /etc/triskele/signing, readOnly: true}
+        {{- if .Values.party.sealingSecret }}
         - {name: sealing, mountPath: /etc/triskele/sealing, readOnly: true}
+        {{- end }}
         {{- end }}
         - {name: data, mountPath: /var/lib/triskele}
         - {name: temporary, mountPath: /tmp}
@@ -132,12 +135,19 @@ spec:
         defaultMode: 0444
     - name: data
       persistentVolumeClaim: {claimName: {{ include "triskele.fullname" . }}-data}
-    {{- else if .Values.party.sealingSecret }}
+    {{- else }}
+    - name: signing
+      secret:
+        secretName: {{ include "triskele.signingSecret" . }}
+        defaultMode: 0440
+        items: [{key: signing.key, path: signing.key}]
+    {{- if .Values.party.sealingSecret }}
     - name: sealing
       secret:
         secretName: {{ .Values.party.sealingSecret }}
         defaultMode: 0440
         items: [{key: sealing.key, path: sealing.key}]
+    {{- end }}
     {{- end }}
     - name: temporary
       emptyDir: {sizeLimit: {{ .Values.temporarySize }}}
