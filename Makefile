@@ -107,7 +107,7 @@ pythons: dist
 	for version in $(PYTHONS); do \
 	  venv=build/pythons/$$version; \
 	  test -x $$venv/bin/python || PYENV_VERSION=$$version python$$version -m venv $$venv || exit 1; \
-	  $$venv/bin/pip install --quiet --constraint constraints.txt hypothesis pytest pytest-timeout scipy || exit 1; \
+	  $$venv/bin/pip install --quiet --constraint constraints.txt hypothesis pytest pytest-timeout scipy tuf || exit 1; \
 	  $$venv/bin/pip install --quiet --constraint constraints.txt --force-reinstall --no-deps dist/*.whl || exit 1; \
 	  $$venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl || exit 1; \
 	  $$venv/bin/python -m pytest tests/client $(CLIENT_ALONE) -p no:cacheprovider $(ARGS) || exit 1; \

@@ -1,7 +1,8 @@
 """The `triskele` command: submit an update, watch rounds; commands of installed extras join in.
 
-Exit codes: 0 done; 1 a fault of Triskele, of a party or of the coordinator; 2 wrong usage, or a fault in the caller's
-update, configuration or timing; 3 the round ended without a result; 4 somebody could not be reached, try again.
+Exit codes: 0 done; 1 a fault of Triskele, of a server or of a repository of models; 2 wrong usage, or a fault in the
+caller's update, configuration or timing; 3 the round ended without a result; 4 somebody could not be reached: try
+again.
 Results go to standard output, progress and errors to standard error; an error is one line.
 """
 
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from triskele import model_commands
 from triskele.array_files import check_writable, read_arrays, write_arrays
 from triskele.command_extras import ExtendedGroup
 from triskele.errors import NotFound, ParticipantFault, RoundFailed, TriskeleError, Unavailable
@@ -37,6 +39,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and with them updates and keys
 )
+
+app.add_typer(model_commands.app, name="model")
 
 Config = Annotated[Path, typer.Option("--config", help="participant.toml of this participant.")]
 Task = Annotated[str, typer.Option("--task", help="Name of the task.")]

@@ -15,11 +15,12 @@
     │   └── PeerLost          a party fell silent in the middle of a computation: this attempt is lost, not the round
     ├── IncompatibleVersion   two members run versions that do not understand each other: the text says which to upgrade
     ├── RoundFailed           the round ended without a result: reason and who
+    ├── ModelRefused          a released model, or what its repository says of it, fails a check: it is not to be used
     └── Unavailable           retry: somebody cannot be reached just now
         ├── Busy              retry later: a limit of the server is reached
         └── TimedOut          retry: the server gave the call no more time
 
-`REASONS` is the one table from class to gRPC status and metric label.
+`REASONS` is the one table from class to gRPC status and metric label, of those that travel: a ModelRefused does not.
 """
 
 from __future__ import annotations
@@ -99,6 +100,21 @@ class RoundFailed(TriskeleError):
         self.reason = reason
         self.who = who
         self.detail = detail
+
+
+class ModelRefused(TriskeleError):
+    """A released model, or what its repository says of it, fails a check; `reason` says which. It is not to be used.
+
+    rolled_back: older than what was seen before. expired: nobody has vouched for it recently; newer ones may be kept
+    back. unsigned: not signed by enough of the trusted keys. altered: other bytes than were signed. too_large: more
+    than was announced. malformed: cannot be read. broken_chain: versions do not follow from each other. rewritten:
+    versions that were accepted before are told differently. uncertified: a round without a valid certificate in the
+    parties' log. unknown_model: a file that is no released version.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Unavailable(TriskeleError):

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import Signature, SSlibKey  # type: ignore[attr-defined]  # no __all__ there
+from securesystemslib.signer import Signature, SSlibKey
 
 from triskele.errors import InvalidTask, PartyFault
 from triskele.ids import PARTIES, ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest
