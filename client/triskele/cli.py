@@ -58,6 +58,9 @@ def submit(
     round_number: Annotated[
         int | None, typer.Option("--round", help="Submit to this round; without it, to the next open one.")
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write the round's certificate and its place in the log to this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Submit an update to a round, wait for the aggregate and write it to a file."""
@@ -71,6 +74,8 @@ def submit(
         aggregate = submitted.result()
         if output is not None:
             write_arrays(output, aggregate)
+        if certificate is not None:
+            target.save_certificate(certificate)
         _report(submitted, output, as_json=as_json)
 
 

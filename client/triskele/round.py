@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,6 +138,20 @@ class Round:
     async def async_aggregate(self, like: Update | None = None) -> Any:
         """As `aggregate`, for asyncio; bound it by `asyncio.timeout`."""
         return await in_thread(self.membership.coordinator, lambda branch: self._aggregate(branch, like, None))
+
+    def save_certificate(self, folder: str | os.PathLike[str]) -> Certificate:
+        """The certificate of this round, which has ended: checked, then written to a folder, which is made.
+
+        certificate.json and proof.json, its place in the parties' log, can be checked anywhere without a network, and
+        are what a model release refers to. Raises WrongState before the round's end, PartyFault saying what does not
+        hold, Unavailable, ConfigurationError if the folder cannot be written.
+        """
+        coordinator = self.membership.coordinator
+        logged = coordinator.fetch_certificate(self.task.digest, self.number)
+        certificate = logged.verified(coordinator.trust.current())
+        certificate.check_is_of(coordinator.connections.federation, self.task.digest, self.number)
+        logged.write(Path(folder))
+        return certificate
 
     def _submit(self, coordinator: Coordinator, given: _Contribution, progress: Progress | None) -> SubmittedUpdate:
         me = self.membership

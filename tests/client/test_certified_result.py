@@ -9,9 +9,10 @@ from triskele import Participant, PartyFault
 from triskele.errors import WrongState
 from triskele.task import TaskSpec
 from triskele.transparency.certificate import Certificate, inputs_root
+from triskele.transparency.logged_certificate import LoggedCertificate
 
 from .toy_federation import MASK_KEYS, logged
-from .transparency.rounds import SIGNERS, STRANGER, digest
+from .transparency.rounds import SIGNERS, STRANGER, digest, party_keys
 
 WORDS = np.arange(1500, dtype=np.int64) << 8
 
@@ -164,3 +165,16 @@ def test_the_certificate_is_at_hand_after_the_result(federation, join):
     submitted.result(timeout=20)
     assert submitted.certificate.released.output.weight_total == 2
     assert submitted.accepted is True
+
+
+def test_a_certificate_is_saved_once_it_is_checked(federation, released, join, tmp_path):
+    saved = join().round("faces", 1).save_certificate(tmp_path / "a" / "b")
+    kept = LoggedCertificate.read(tmp_path / "a" / "b" / "certificate.json", tmp_path / "a" / "b" / "proof.json")
+    assert kept.verified(party_keys()).statement == saved.statement
+    _resigned(federation, round=2)
+    with pytest.raises(PartyFault, match="round 2"):
+        join().round("faces", 1).save_certificate(tmp_path / "c")
+    _resigned(federation, signers=(*SIGNERS[:2], STRANGER))
+    with pytest.raises(PartyFault, match="signed"):
+        join().round("faces", 1).save_certificate(tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -16,11 +16,13 @@ from triskele import command_extras
 from triskele.cli import main
 from triskele.ids import PartyIndex
 from triskele.progress_display import UploadBars, rounds_table, show_live
+from triskele.transparency.logged_certificate import LoggedCertificate
 from triskele.upload import UploadProgress
 from triskele.views import Blame, RoundView
 from triskele_proto.v1 import types_pb2
 
 from .certificates import write_participant
+from .transparency.rounds import party_keys
 
 
 @pytest.fixture
@@ -88,6 +90,15 @@ def test_submit_writes_the_aggregate(*, federation, config, update, tmp_path, ca
             assert set(result) == {"w", "b"}
             assert result["w"].dtype == np.float32
             assert np.abs(result["w"] - sent["w"]).max() < 4.0 * 2.0**-20
+
+
+def test_submit_writes_the_certificate_with_its_place_in_the_log(federation, config, update, tmp_path):
+    federation.coordinator.show(1, "OPEN")
+    folder = tmp_path / "rounds" / "1"
+    with EndWhenUploaded(federation, lambda: release(federation)):
+        assert main(["submit", "--config", config, "--task", "faces", update, "--certificate", str(folder)]) == 0
+    kept = LoggedCertificate.read(folder / "certificate.json", folder / "proof.json")
+    assert kept.verified(party_keys()).round == 1
 
 
 def test_submit_prints_json(federation, config, update, capsys):

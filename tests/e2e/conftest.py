@@ -36,6 +36,7 @@ TASKS = [
     scheduled(
         "adaptive", rounds=2, rule="norm-clip", rule_options={"bound": 1.0, "quantile": 0.5, "learning_rate": 2.0}
     ),
+    scheduled("model"),
     scheduled("vanished", quorum=3),
     scheduled("interrupted", dimension=INTERRUPTED),
     scheduled("relayed", dimension=RELAYED),

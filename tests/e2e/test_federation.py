@@ -10,6 +10,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from bench import plaintext
 
 from e2e.conftest import DIMENSION, INTERRUPTED, PARTICIPANTS, RELAYED
 from triskele import Conflict, InvalidUpdate, Participant, Round, RoundFailed, SubmittedUpdate
+from triskele.config import ParticipantConfig
 from triskele.connection import RetryPolicy
 from triskele.errors import InvalidUpload
 from triskele.ids import PARTIES
 from triskele.limits import DEFAULT_LIMITS
+from triskele.model_releases import ModelRepository, RoleKeys, TrustFolder, pull_model
 from triskele.sharing import Sharing
 from triskele.submission import encode_update, prepare
 from triskele.upload import upload
@@ -155,6 +158,29 @@ def test_an_adaptive_bound_goes_on_from_the_last_round_also_at_a_party_that_was_
             federation.kill(PARTY_NAMES[1])
             federation.start(PARTY_NAMES[1])
             federation.wait_ready(PARTY_NAMES[1])
+
+
+def test_a_model_of_a_real_round_reaches_a_device_with_the_parties_certificate(
+    federation: LocalFederation, members: list[Participant], tmp_path: Path
+) -> None:
+    rows = updates(9)
+    rounds = [next(member.rounds("model")) for member in members]
+    aggregate = finished(members, rounds, rows)[0]
+    rounds[0].save_certificate(tmp_path / "round-1")
+    for version, weights in ((0, np.zeros(DIMENSION)), (1, aggregate)):
+        np.savez(tmp_path / f"model-{version}.npz", weights=weights)
+    keys = RoleKeys.completed(tmp_path / "keys")
+    repository = ModelRepository(tmp_path / "models")
+    config = ParticipantConfig.load(federation.made.participants["p00"])
+    repository.create(keys, Path(config.trust.parties[0]).parent)
+    repository.publish(tmp_path / "model-0.npz", 0, [], keys)
+    repository.publish(tmp_path / "model-1.npz", 1, [tmp_path / "round-1"], keys)
+    trust = TrustFolder.from_folder(tmp_path / "models" / "trust", state=tmp_path / "state")
+    pulled = pull_model(str(tmp_path / "models"), trust, tmp_path / "device.npz")
+    assert (pulled.release.version, pulled.rounds) == (1, 1)
+    assert pulled.release.rounds[0].task == rounds[0].task.digest.hex()
+    with np.load(tmp_path / "device.npz") as model:
+        np.testing.assert_array_equal(model["weights"], aggregate)
 
 
 @pytest.mark.parametrize("name", [COORDINATOR, *PARTY_NAMES])
