@@ -74,7 +74,8 @@ def test_it_settles_at_the_quantile_of_the_norms(quantile):
     assert (all_norms <= np.median(seen)).mean() == pytest.approx(quantile, abs=0.04)
 
 
-def test_rounds_in_mpc_follow_the_recursion_exactly():
+@pytest.mark.parametrize("ring", [64, 32])
+def test_rounds_in_mpc_follow_the_recursion_exactly(ring):
     rng = np.random.default_rng(1)
     norms = np.exp(rng.normal(0, 0.7, 8))
     options = {"bound": 4.0, "quantile": 0.5, "learning_rate": 2.0}
@@ -84,7 +85,7 @@ def test_rounds_in_mpc_follow_the_recursion_exactly():
     for _ in range(6):
         rows = rng.normal(size=(8, 20))
         rows *= (norms / np.linalg.norm(rows, axis=1))[:, None]
-        ran = simulate(rows, rule="norm-clip", rule_options=options, clip_norm=8.0, clip_bound=given)
+        ran = simulate(rows, rule="norm-clip", rule_options=options, clip_norm=8.0, clip_bound=given, ring=ring)
         bound = expected / ONE * 8.0
         factors = np.minimum(1, bound / norms)
         np.testing.assert_allclose(ran.aggregate, (factors[:, None] * rows).mean(0), atol=1e-4)
