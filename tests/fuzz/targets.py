@@ -43,7 +43,7 @@ from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2,
 from triskele_server.at_rest import ShareVault
 from triskele_server.config import load_coordinator, load_party, load_task
 from triskele_server.coordinator.party_link import _status as party_status
-from triskele_server.linear.shares import WordShare
+from triskele_server.linear.shares import FileShare
 from triskele_server.party.checkpoint import Decision, FileCheckpoints, coin_key
 from triskele_server.party.cosigner import read_cosigned
 from triskele_server.party.release_files import read_previous
@@ -290,7 +290,7 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
 
     def plain(data: bytes) -> None:
         words.write_bytes(data)
-        WordShare.map(words, 8).read(0, 8)
+        FileShare.of(words, 8).read(0, 8)
 
     yield Target("share-words", plain, (bytes(64),))
     place = ShareContext(SPEC.digest, ROUND, NAME).info(ShareIndex(0))

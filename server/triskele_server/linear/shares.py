@@ -1,4 +1,4 @@
-"""The shares that a party holds, addressed by word range: seeds are expanded where they are read, words are mapped."""
+"""The shares that a party holds, addressed by word range: seeds are expanded and files read a range at a time."""
 
 from __future__ import annotations
 
@@ -51,16 +51,9 @@ class SeedShare:
 
 @dataclass(frozen=True)
 class WordShare:
-    """A share that is words, in memory or mapped from a file."""
+    """A share that is words in memory."""
 
     words: Words = field(repr=False)
-
-    @classmethod
-    def map(cls, path: Path, length: int, ring: Ring = WIDE) -> WordShare:
-        """Map a file of `length` little-endian words; raises StoreDamaged if it is not as long."""
-        if path.stat().st_size != length * ring.word_bytes:
-            raise StoreDamaged(f"{path.name} does not hold {length} words")
-        return cls(np.memmap(path, ring.dtype, "r"))
 
     @property
     def ring(self) -> Ring:
@@ -70,6 +63,31 @@ class WordShare:
     def read(self, start: int, stop: int) -> Words:
         """A view of words start to stop."""
         return self.words[start:stop]
+
+
+@dataclass(frozen=True)
+class FileShare:
+    """A share that is words in a file. Read and not mapped: a mapped page counts as this process's memory for ever."""
+
+    path: Path
+    ring: Ring = WIDE
+
+    @classmethod
+    def of(cls, path: Path, length: int, ring: Ring = WIDE) -> FileShare:
+        """A file of `length` little-endian words; raises StoreDamaged if it is not as long."""
+        if path.stat().st_size != length * ring.word_bytes:
+            raise StoreDamaged(f"{path.name} does not hold {length} words")
+        return cls(path, ring)
+
+    def read(self, start: int, stop: int) -> Words:
+        """Words start to stop; raises StoreDamaged if they are not there any more."""
+        try:
+            words = np.fromfile(self.path, self.ring.dtype, stop - start, offset=start * self.ring.word_bytes)
+        except OSError:
+            raise StoreDamaged(f"{self.path.name} cannot be read") from None
+        if len(words) != stop - start:
+            raise StoreDamaged(f"{self.path.name} is shorter than it was")
+        return words
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from triskele_server import logs
 from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.config import PartyConfig
 from triskele_server.hardening import harden
-from triskele_server.linear.shares import HeldShare, SeedShare, SharePair, WordShare
+from triskele_server.linear.shares import FileShare, HeldShare, SeedShare, SharePair
 from triskele_server.memory import keep_freed_pages, started
 from triskele_server.metrics.exposition import worker_counts
 from triskele_server.metrics.mpc import StepMeter
@@ -221,7 +221,7 @@ def _mapped(
             plain = content if vault is None else vault.open(context.info(index), content)
             return SeedShare(Seed(plain), context, index, spec.ring)
         if vault is None:
-            return WordShare.map(path, spec.length, spec.ring)
+            return FileShare.of(path, spec.length, spec.ring)
         return vault.words(path, context.info(index), spec.length, spec.ring)
 
     first, second = (share(s.index, s.path, seed=s.seed) for s in held.shares)
