@@ -11,7 +11,7 @@ from rich.table import Table
 
 from triskele_server.benchmark.measure import Comparison, Measured, plain_update_bytes
 from triskele_server.benchmark.operations import Cost
-from triskele_server.benchmark.sweep import Growth
+from triskele_server.benchmark.sweep import DATA_PATH, Growth
 
 
 def as_json(
@@ -130,11 +130,13 @@ def _processes(c: Comparison) -> Table:
 
 
 def _sizes(measured: Sequence[Comparison]) -> Table:
-    names = list(measured[0].phases)
-    table = _table("Sizes", "n", "d", "secure s", "plaintext s", "ratio", *names)
+    """Fits 80 columns; what is left out is in the JSON."""
+    names = [*DATA_PATH, "filter"]
+    table = _table("Seconds by size", "n", "d", "secure", "plain", "ratio", *names)
+    table.box, table.padding = None, (0, 2, 0, 0)
     for c in measured:
         figures = (c.secure.times.wall, c.plain.times.wall, c.ratio, *(c.phases.get(name, 0.0) for name in names))
-        table.add_row(str(c.scene.participants), f"{c.scene.dimension:,}", *(f"{x:.2f}" for x in figures))
+        table.add_row(str(c.scene.participants), str(c.scene.dimension), *(f"{x:.2f}" for x in figures))
     return table
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from triskele.errors import InvalidTask
 from triskele_server.benchmark.clients import take_part
 from triskele_server.benchmark.measure import Comparison, Measured, Process, _plain_server
 from triskele_server.benchmark.plain import PlainServer
+from triskele_server.benchmark.report import show
 from triskele_server.benchmark.scene import CLIP_NORM, RoundTimes, Scene, Updates, rule_options
 from triskele_server.benchmark.steps import Step, read_steps
 from triskele_server.benchmark.sweep import growth, sizes
@@ -99,6 +102,12 @@ def test_a_sweep_finds_the_exponents_it_was_given():
     assert found.filter_spread == pytest.approx({12: 1.0, 24: 1.0, 48: 1.0})
     slower = [_comparison(12, 1000), _comparison(12, 4000, filtering=1.5)]
     assert growth(slower).filter_spread[12] == pytest.approx(3.0)
+
+
+def test_a_sweeps_table_is_not_cut_on_80_columns():
+    console = Console(width=80, record=True, file=StringIO())
+    show(console, [_comparison(n, d) for n in (50, 100) for d in (500_000, 1_000_000)], None, {})
+    assert "…" not in console.export_text()
 
 
 def test_a_plaintext_round_gives_everybody_the_mean(tmp_path):
