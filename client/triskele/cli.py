@@ -19,6 +19,7 @@ from rich.console import Console
 
 from triskele import model_commands
 from triskele.array_files import check_writable, read_arrays, write_arrays
+from triskele.audit_command import audit_log
 from triskele.command_extras import ExtendedGroup
 from triskele.errors import NotFound, ParticipantFault, RoundFailed, TriskeleError, Unavailable
 from triskele.participant import Participant
@@ -99,6 +100,9 @@ def rounds(config: Config, task: Task, as_json: Json = False) -> None:
         _print_json({"task": task, "rounds": [view.to_json() for view in views]})
     else:
         Console().print(rounds_table(task, views))
+
+
+app.command("audit")(audit_log)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -38,6 +38,7 @@ from triskele.task import TaskSpec
 from triskele.transparency import checkpoint
 from triskele.transparency.certificate import Certificate
 from triskele.transparency.checkpoint import Checkpoint
+from triskele.transparency.saved_log import SavedLog
 from triskele.views import RoundView, TaskView
 from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2, types_pb2
 from triskele_server.at_rest import ShareVault
@@ -165,6 +166,8 @@ def _log() -> Iterator[Target]:
     statement, envelope, signers = examples.certificate()
     yield Target("statement", Certificate.from_statement, (statement,))
     yield Target("certificate", lambda data: Certificate.verified(data, signers), (envelope,))
+    lines = b'{"payload":"","payloadType":"","signatures":[]}\n{"checkpoint":"demo/rounds"}\n'
+    yield Target("saved-log", SavedLog.from_bytes, (lines,))
     yield Target("cosigned-checkpoint", lambda data: checkpoint.verified(data, keys, "demo"), (cosigned,))
 
 

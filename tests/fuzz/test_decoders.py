@@ -24,7 +24,7 @@ NAMES = (
     *("upload-header", "round-key", "party.toml", "coordinator.toml", "task.toml", "participant.toml"),
     *("forwarder.toml", "sealing.key", "denied", "tls.crt", "tls.key", "ca.crt", "tls-certificate.pem"),
     *("signing-certificate.pem", "signing-key.pem", "update.npz", "update.safetensors", "decision", "coin"),
-    *("coin-commitments", "checkpoint", "cosigned-checkpoint", "cosigned", "statement", "certificate"),
+    *("coin-commitments", "checkpoint", "cosigned-checkpoint", "cosigned", "statement", "certificate", "saved-log"),
     *("coin-encrypted", "decision-encrypted", "coin-key", "share-words", "share-encrypted", "previous-aggregate"),
 )
 
