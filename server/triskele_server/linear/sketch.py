@@ -104,13 +104,15 @@ def project(sketches: Words, vectors: NDArray[np.int8]) -> Words:
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
 def _scatter(words: Words, places: NDArray[np.uint16], buckets: int, out: Words) -> None:
+    sums = np.empty(2 * buckets, words.dtype)  # by bucket and sign: no sign to be put on every word
     for block in range(places.shape[0]):
-        base = block * buckets
+        sums[:] = 0
         row = places[block]
         for t in range(words.shape[0]):
-            place = np.int64(row[t])
-            sign = -(place & 1)  # 0 or -1
-            out[base + (place >> 1)] += (words[t] ^ sign) - sign
+            sums[row[t]] += words[t]
+        base = block * buckets
+        for bucket in range(buckets):
+            out[base + bucket] += sums[2 * bucket] - sums[2 * bucket + 1]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
