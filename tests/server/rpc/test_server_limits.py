@@ -15,6 +15,7 @@ from triskele.connection import channel_options
 from triskele.errors import Busy, InvalidUpload, TimedOut, from_rpc_error
 from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS
+from triskele.protocol import own_protocol
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from triskele_server.rpc import health
@@ -280,7 +281,7 @@ def test_stream_on_which_nothing_happens_outlives_its_clients_pings(members):
             ]
             async with grpc.aio.secure_channel(f"127.0.0.1:{port}", tls.channel_credentials(), options) as channel:
                 watch = coordinator_pb2_grpc.CoordinatorStub(channel).WatchRounds(
-                    coordinator_pb2.WatchRoundsRequest(), timeout=20
+                    coordinator_pb2.WatchRoundsRequest(), timeout=20, metadata=(own_protocol(),)
                 )
                 await watch.read()
                 with pytest.raises(TimeoutError):
