@@ -25,6 +25,7 @@ from triskele.errors import NotFound, ParticipantFault, RoundFailed, TriskeleErr
 from triskele.participant import Participant
 from triskele.progress_display import UploadBars, rounds_table, show_live
 from triskele.round import Round, SubmittedUpdate
+from triskele.verify_command import verify
 
 EXIT_OK, EXIT_FAULT, EXIT_USAGE, EXIT_ROUND_FAILED, EXIT_UNAVAILABLE = range(5)
 EXIT_INTERRUPTED = 130
@@ -103,6 +104,7 @@ def rounds(config: Config, task: Task, as_json: Json = False) -> None:
 
 
 app.command("audit")(audit_log)
+app.command("verify")(verify)
 
 
 def main(args: Sequence[str] | None = None) -> int:
