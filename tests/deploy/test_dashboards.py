@@ -74,7 +74,7 @@ def test_every_alert_says_how_bad_it_is_and_has_a_runbook_that_exists() -> None:
 
 def test_runbooks_name_only_metrics_events_and_reasons_that_exist() -> None:
     page = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
-    assert set(re.findall(r"triskele_\w+", page)) <= set(documented())
+    assert set(re.findall(r"triskele_\w+", page)) - {"triskele_server"} <= set(documented())  # that is `python -m`
     code = "".join(path.read_text("utf-8") for top in ("server", "client") for path in (ROOT / top).rglob("*.py"))
     words = {word for word in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page) if not word.startswith("triskele_")}
     assert len(words) > 40
