@@ -12,12 +12,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stand_ins import REAL, STATE
 
+from triskele import Participant
 from triskele.ids import PARTIES
 from triskele.task import TaskSpec
 from triskele_server.config import Schedule
@@ -128,7 +131,7 @@ class Machine:
         for file in folder.rglob("*.toml"):
             text = file.read_text().replace("triskele.consortium.example:443", f"127.0.0.1:{theirs.coordinator.listen}")
             file.write_text(re.sub(r"\b70\d\d\b", lambda found: moved[found[0]], text))
-        write_task(folder, TaskSpec("face-model", 100, clip_norm=8.0), Schedule(rounds=1, quorum=3))  # type: ignore[arg-type]
+        write_task(folder, TaskSpec("face-model", 100, clip_norm=8.0), Schedule(rounds=2, quorum=3))  # type: ignore[arg-type]
         (folder / "logs").mkdir()
         made = Provisioned(
             folder,
@@ -138,7 +141,15 @@ class Machine:
             {},
             folder / "operator" / "operator.toml",
         )
-        return LocalFederation(made, ports).__enter__()
+        running = LocalFederation(made, ports).__enter__()
+        with ThreadPoolExecutor() as pool:  # a round, so that there is something to look at
+            list(pool.map(take_part, sorted((folder / "participants").glob("*/participant.toml"))))
+        return running
+
+
+def take_part(config: Path) -> None:
+    with Participant.from_config(config) as me:
+        next(me.rounds("face-model")).submit(np.full(100, 0.01)).result(timeout=100)
 
 
 def numbers(plan: PortPlan) -> list[int]:
@@ -188,6 +199,11 @@ def test_every_block_runs_in_order_in_a_fresh_clone(machine: Machine) -> None:
     run_through(machine)
     assert len(machine.ran) >= 15
     assert {block.title for block in machine.ran} == {"", CLUSTER, ENGINE, FEDERATION, STOPPED}
+
+
+def test_no_command_of_the_page_stands_outside_of_such_a_block() -> None:
+    page = re.sub(r"^```.*?^```$", "", PAGE.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^ {4}\S.*", page, re.MULTILINE) == []
 
 
 @pytest.mark.own_environment
