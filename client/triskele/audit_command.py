@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
 
 def _write(path: Path, content: str) -> None:
     try:
-        path.write_text(content, "utf-8")
+        path.write_bytes(content.encode())
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from error
 

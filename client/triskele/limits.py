@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Limits:
     """Limits that every process of a federation shares."""
 
-    max_dimension: int = 1 << 27  # words of one update (1 GiB in the 64-bit ring)
+    max_dimension: int = 1 << 27  # words of one update (512 MiB, or 1 GiB in the 64-bit ring)
     max_model_dimension: int = 1 << 31  # entries of a model of which a part travels (16 GiB as float64)
     max_participants: int = 1024  # submissions in one round
     max_rows: int = 256  # rows that a rule sees; more participants are averaged in buckets

@@ -87,7 +87,14 @@ class Coordinator:
     async def enrol(self, participant: str) -> int:
         async with self.stub(participant) as stub:
             request = coordinator_pb2.EnrolRequest(task_digest=SPEC.digest, round=1)
-            return (await stub.Enrol(request, timeout=30)).slot
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        return (await stub.Enrol(request, timeout=30)).slot
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() is not grpc.StatusCode.NOT_FOUND:  # a coordinator that serves opens it soon
+                            raise
+                    await asyncio.sleep(0.05)
 
     async def ended(self) -> int:
         """Its exit status, once it has ended by itself."""

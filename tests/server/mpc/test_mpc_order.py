@@ -238,5 +238,5 @@ def test_unmasked_comparisons_are_found(operation, mask, monkeypatch):
 
 
 def test_unmasked_parts_are_found(monkeypatch):
-    monkeypatch.setattr(CorrelatedRandomness, "zero_sum", lambda _, shape: torch.zeros(shape, dtype=torch.int64))
+    monkeypatch.setattr(CorrelatedRandomness, "zero_sum", lambda _, shape, dtype: torch.zeros(shape, dtype=dtype))
     assert _largest_deviation("parts") > SIGMAS

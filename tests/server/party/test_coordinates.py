@@ -68,8 +68,8 @@ def test_the_trimmed_mean_is_exact_and_keeps_the_middle_at_least(trimmed, most):
 
 @pytest.mark.parametrize("d", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("names", ["median", "bucketing trimmed-mean"])
-def test_blocks_of_two_coordinates_give_what_one_block_gives(names, d, monkeypatch):
-    """A block starts at an even coordinate, because a key stream is read from whole AES blocks."""
+def test_blocks_of_four_coordinates_give_what_one_block_gives(names, d, monkeypatch):
+    """A block starts where a key stream is at the start of an AES block: four words of 32 bits, two of 64."""
     fix_coin(monkeypatch, COIN)
     spec = _task(names, d, rule_options={} if names == "median" else {"num_malicious_nodes": 1})
     inputs = round_inputs(spec, rows_around(6, d, seed=3))
@@ -78,7 +78,7 @@ def test_blocks_of_two_coordinates_give_what_one_block_gives(names, d, monkeypat
     monkeypatch.setattr(coordinates, "_COMPARISONS", 1)
     monkeypatch.setattr(coordinates, "chunks", lambda total, size: sizes.append(size) or chunks(total, size))
     parts = run_rounds(inputs).outputs[0]
-    assert set(sizes) == {2}
+    assert set(sizes) == {4}
     assert (parts.words.tolist(), parts.weight_total) == (whole.words.tolist(), whole.weight_total)
 
 

@@ -12,6 +12,7 @@ from triskele.errors import PartyFault
 from triskele.ids import PARTIES, RoundNumber, ShareIndex
 from triskele.release_mask import add_mask, remove_masks
 from triskele_server.mpc.session import Session
+from triskele_server.party import round as round_module
 from triskele_server.simulate import unmasked
 
 N, D = 7, 96
@@ -155,12 +156,29 @@ def test_a_party_with_another_key_of_the_previous_mask_ends_the_round_before_any
 
 def test_one_party_with_another_mask_stream_is_caught_where_two_compute_a_share(monkeypatch):
     """It would hand out words that nobody can unmask."""
+    opened = round_module.open_shares
+
+    def opens(session, *rest):
+        if session.party == 1:
+            session.mask_keys = (b"\7" * 32, session.mask_keys[1])
+        return opened(session, *rest)
+
+    monkeypatch.setattr(round_module, "open_shares", opens)
+    _, _, ran = _ran("mean")
+    assert any("masked_aggregate" in str(error) for error in ran.errors.values())
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_party_with_another_mask_key_is_found_before_anything_is_opened(monkeypatch, changed):
     made = Session._agree_keys
 
     def agree(session, context):
         randomness, keys = made(session, context)
-        return randomness, (b"\7" * 32, keys[1]) if session.party == 1 else keys
+        other = (b"\7" * 32, keys[1]) if changed == 0 else (keys[0], b"\7" * 32)
+        return randomness, other if session.party == 1 else keys
 
     monkeypatch.setattr(Session, "_agree_keys", agree)
     _, _, ran = _ran("mean")
-    assert any("masked_aggregate" in str(error) for error in ran.errors.values())
+    assert len(ran.errors) == 3
+    holders = "parties 1 and 0" if changed == 0 else "parties 2 and 1"
+    assert all(f"{holders} hold different keys of the mask" in str(error) for error in ran.errors.values())

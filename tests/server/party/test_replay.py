@@ -22,7 +22,10 @@ CONFLICT, MISSING, EARLIER = (
 )
 
 READS = {
-    *(f"Coordinator/{name}" for name in ("ListTasks", "ListRounds", "WatchRounds", "FetchResult")),
+    *(
+        f"Coordinator/{name}"
+        for name in ("ListTasks", "ListRounds", "WatchRounds", "FetchResult", "FetchLog", "FetchCertificate")
+    ),
     *(
         "Party/UploadStatus",
         "Party/RelayStatus",
@@ -42,6 +45,7 @@ CHANGES = {  # what identifies the change, and where it is tested
     "PartyControl/SealRound": "task, round; the input set",
     "PartyControl/RunRound": "task, round, attempt, which are all of it",
     "PartyControl/EndRound": "task, round; whether it was released",
+    "PartyControl/Cosign": "the checkpoint, which is all of it (tests/server/party/test_cosigner.py)",
     "Peer/Exchange": "session (task, round, attempt), frame number: a second stream is refused (tests/server/mpc)",
 }
 

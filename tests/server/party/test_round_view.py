@@ -26,7 +26,7 @@ N, D = 16, 3
 ENOUGH = 3 * 256  # bytes: fewer expected counts make a chi-square meaningless
 SIGMAS = 7.0
 # Public, and the same in every round of these tests: not secret, so not uniform.
-PUBLIC = ("agree/input set", "agree/rules", "agree/previous aggregate", "checkpoint/")
+PUBLIC = ("agree/input set", "agree/rules", "agree/previous aggregate", "tell/", "checkpoint/")
 
 Frames = list[tuple[int, str, bytes]]  # sender, label, payload
 

@@ -11,7 +11,7 @@ import pytest
 from test_access import FEDERATION, METHODS, ROLES, SERVER, _every_method
 
 from triskele import protocol
-from triskele.config import MemberConfig, TlsFiles
+from triskele.config import MemberConfig, TlsFiles, TrustFiles
 from triskele.connection import Connections, typed_errors
 from triskele.errors import IncompatibleVersion, TriskeleError, Unavailable, WrongState, from_rpc_error
 from triskele.ids import PartyIndex, RoundNumber, TaskDigest
@@ -137,7 +137,8 @@ def test_every_version_may_ask_a_server_which_it_is(members, role: str) -> None:
 def test_participant_of_another_version_gets_a_typed_error(members, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     tls = members.tls("participant", "1")
     table = TlsFiles(authority=tls.authority, certificate=tls.certificate, key=tls.key)
-    config = MemberConfig(federation=FEDERATION, coordinator="127.0.0.1:1", tls=table)
+    trust = TrustFiles(parties=(tls.key, tls.key, tls.key))  # no certificate is checked here
+    config = MemberConfig(federation=FEDERATION, coordinator="127.0.0.1:1", tls=table, trust=trust)
     credentials = tls.channel_credentials()
     connections = Connections(config, lambda: credentials)
 
