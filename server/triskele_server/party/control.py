@@ -267,13 +267,17 @@ class RoundControl:
         reason = record.blame.reason if record.blame else ""
         _log.info("round_ended", round=key.number, task=key.task.hex()[:16], state=record.state, reason=reason)
 
-    def _certificate(self, key: RoundKey, told: Told) -> SignedStatement:
-        """One statement for ever, whatever the coordinator tells later."""
+    def _certificate(self, key: RoundKey, told: Told) -> SignedStatement | None:
+        """One statement for ever, whatever the coordinator tells later; None of an outcome that contradicts itself."""
         record = self._store.round(key)
         statement = record.statement
         if statement is None:
             sealed = [u.submission for u in self._store.uploads(key) if u.sealed]
-            statement = self._store.keep_statement(key, self._certifier.statement(record, sealed, told))
+            try:
+                statement = self._store.keep_statement(key, self._certifier.statement(record, sealed, told))
+            except PartyFault as error:  # the round has ended all the same; nobody uses what has no certificate
+                _log.error("round_not_signed", round=key.number, task=key.task.hex()[:16], error=str(error))
+                return None
         return self._certifier.sign(statement)
 
     def _keep_aggregate(self, key: RoundKey) -> None:

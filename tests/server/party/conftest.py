@@ -144,6 +144,7 @@ class Runner:
         self.end.set()
         self.error: BaseException | None = None
         self.digest: bytes | None = None
+        self.openings: tuple[str, ...] = ("y[3]",)
         self.clip_bound: int | None = None
 
     async def run(self, job, on_phase):
@@ -174,7 +175,7 @@ class Runner:
             0,
             tuple((slot, "norm") for slot in refused),
             kept if spec.decisions == "public" else None,
-            ("y[3]",),
+            self.openings,
             made_up(masked=spec.masked),
             job.attempt,
             (MaskKey(b"\1" * 32), MaskKey(b"\2" * 32)) if spec.masked else None,

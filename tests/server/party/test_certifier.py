@@ -140,3 +140,16 @@ def test_an_account_that_a_certificate_cannot_hold_is_refused_and_can_be_mended(
             return party.certificates[0]
 
     assert _read(asyncio.run(scenario())).account.blame.reason == "not_enough_submissions"
+
+
+def test_an_outcome_that_contradicts_itself_ends_the_round_and_is_not_signed(start_party, small, submission):
+    """Signing it would be a lie, and refusing the end would keep the coordinator from closing the round for ever."""
+
+    async def scenario():
+        async with start_party(1) as party:
+            party.runner.openings = ()
+            await _combined(party, small, submission)
+            return (await party.end(small, "RELEASED")).state, party.certificates[0], party.share_files()
+
+    state, signed, files = asyncio.run(scenario())
+    assert (state, signed.statement, files) == ("RELEASED", b"", {})
