@@ -44,7 +44,7 @@ def open_channel(address: str, server: Identity, tls: TlsFiles) -> grpc.aio.Chan
 
 
 def _counted(make: Callable[..., Any], party: str) -> Callable[..., Any]:
-    """What stubs make their methods with, counting."""
+    """What the generated clients make their methods with, counting bytes."""
 
     def made(method: str, request_serializer: Any = bytes, response_deserializer: Any = bytes, **more: Any) -> Any:
         encode, decode = sized_call(method, party, request_serializer, response_deserializer)
