@@ -45,7 +45,8 @@ from triskele_server.at_rest import ShareVault
 from triskele_server.config import load_coordinator, load_party, load_task
 from triskele_server.coordinator.party_link import _status as party_status
 from triskele_server.linear.shares import FileShare
-from triskele_server.party.checkpoint import Decision, FileCheckpoints, coin_key
+from triskele_server.party.checkpoint import Decision, FileCheckpoints
+from triskele_server.party.coin_key import coin_key
 from triskele_server.party.cosigner import read_cosigned
 from triskele_server.party.release_files import read_previous
 from triskele_server.party.sealed_intake import load_sealing_key

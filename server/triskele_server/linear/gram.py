@@ -10,7 +10,6 @@ import numpy as np
 from triskele.ring import Words
 from triskele_server.linear.shares import SharePair, chunks
 
-EXACT_LIMIT = 10**9  # n^2 d up to which `gram = auto` takes all words instead of sketches
 _CHUNK_WORDS = 1 << 13  # words per row in memory at a time
 _BLOCK_WORDS = 512  # words per row in cache at a time
 

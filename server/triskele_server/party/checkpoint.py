@@ -12,7 +12,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from triskele.errors import ConfigurationError, PartyFault
+from triskele.errors import PartyFault
 from triskele.ids import PARTIES
 from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.mpc.session import Session
@@ -216,28 +215,6 @@ class FileCheckpoints:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def coin_key(data: Path, *, new: bool = True) -> bytes:
-    """The secret of this party that its part of every coin derives from, made when it is first asked for.
-
-    Raises ConfigurationError if it is missing and must not be `new`: the coin of a round in progress would be another.
-    """
-    path = data / "coin.key"
-    if not path.exists():
-        if not new:
-            raise ConfigurationError(f"{path} is missing from a folder that was in use: restore it from a backup")
-        partial = path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_COIN_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    key = path.read_bytes()
-    if len(key) != _COIN_BYTES:
-        raise ConfigurationError(f"{path}: has {len(key)} bytes, not {_COIN_BYTES}: restore it from a backup")
-    return key
 
 
 def _damaged(what: str) -> StoreDamaged:

@@ -22,7 +22,7 @@ from triskele_server.config import PartyConfig
 from triskele_server.logs import describe
 from triskele_server.metrics import party as metrics
 from triskele_server.party.certifier import Certifier, SignedStatement, Told
-from triskele_server.party.checkpoint import coin_key
+from triskele_server.party.coin_key import coin_key
 from triskele_server.party.intake import Intake
 from triskele_server.party.job import HeldShare, HeldSubmission, RoundJob, RoundOutcome, RoundRunner
 from triskele_server.party.policy import check_task

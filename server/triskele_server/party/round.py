@@ -26,7 +26,6 @@ from triskele.ring import Words
 from triskele.task import TaskSpec
 from triskele.transparency.certificate import mask_key_digest
 from triskele_server.linear.combine import combine_public, combine_secret
-from triskele_server.linear.gram import EXACT_LIMIT
 from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import CHECK_BUCKETS, GRAM_BUCKETS, Sketch
 from triskele_server.mpc import arithmetic
@@ -56,6 +55,7 @@ from triskele_server.party.rows import Rows, lay_out
 from triskele_server.party.validity import check
 from triskele_server.rules.adaptive_bound import AdaptiveBound, in_ring_units
 from triskele_server.rules.pipeline import Pipeline
+from triskele_server.rules.precision import EXACT_LIMIT
 from triskele_server.rules.registry import Mixing
 
 INVALID = "failed_validity_check"

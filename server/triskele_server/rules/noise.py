@@ -14,6 +14,7 @@ from triskele.task import FRACTION_BITS, HEADROOM_BITS, TaskSpec
 from triskele_server.rules.adaptive_bound import BOUND_BITS, AdaptiveBound, in_ring_units
 from triskele_server.rules.pipeline import Pipeline, coefficient_bits, shared_fate
 from triskele_server.rules.pipeline import check_task as check_pipeline
+from triskele_server.rules.precision import EXACT_LIMIT, IDENTITY_WORDS
 
 MAX_SIGMA = 1 << 56  # of one party: what linear/discrete_gaussian.py takes
 
@@ -45,11 +46,8 @@ def no_claim(spec: TaskSpec) -> str:
 
 def _norms_are_exact(spec: TaskSpec) -> bool:
     """Whether every round of the task computes them of all entries."""
-    from triskele_server.linear.gram import EXACT_LIMIT  # noqa: PLC0415  numba with it: only adaptive bounds pay for it
-    from triskele_server.linear.sketch import GRAM_BUCKETS  # noqa: PLC0415  the same
-
     most = spec.max_participants**2 * spec.dimension
-    return spec.gram == "exact" or spec.dimension <= GRAM_BUCKETS or (spec.gram == "auto" and most <= EXACT_LIMIT)
+    return spec.gram == "exact" or spec.dimension <= IDENTITY_WORDS or (spec.gram == "auto" and most <= EXACT_LIMIT)
 
 
 def sensitivity(spec: TaskSpec) -> int:

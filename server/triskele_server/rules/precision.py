@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from triskele_server.rules.pipeline import Pipeline
     from triskele_server.rules.registry import Rule
 
+EXACT_LIMIT = 10**9  # n^2 d up to which `gram = auto` multiplies all words instead of sketches
 IDENTITY_WORDS = 8192  # up to so many a vector is its own sketch, and the Gram matrix of the sketches is exact
 MIN_ROUNDING_BITS = 4  # sqrt(d) <= 2^(f - 4): rounding adds at most 2^-5 C or so to an update
 MIN_COEFFICIENT_BITS = 5  # a fair share of the coefficients' sum is at least 2^5 units

@@ -19,7 +19,8 @@ from round_parties import (
 
 from triskele.errors import PartyFault, PeerLost
 from triskele.ids import PARTIES
-from triskele_server.party.checkpoint import Decision, FileCheckpoints, MemoryCheckpoints, coin_key
+from triskele_server.party.checkpoint import Decision, FileCheckpoints, MemoryCheckpoints
+from triskele_server.party.coin_key import coin_key
 
 N, D = 6, 12
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from triskele.errors import ConfigurationError
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2, control_pb2_grpc
+from triskele_server.benchmark.processes import worker_of
 from triskele_server.config import load_party
 from triskele_server.party.process import running
 from triskele_server.provision import PortPlan, provision
@@ -25,6 +26,8 @@ from triskele_server.rpc.channel import open_channel
 from triskele_server.rpc.tls import TlsFiles
 
 READY_SECONDS = 60.0  # the worker process imports torch
+COMPUTING_LIBRARIES = {"libtorch_cpu.so", "libllvmlite.so"}
+COMPUTING_PACKAGES = {"torch", "crypten", "numba", "llvmlite", "scipy", "pandas", "omegaconf", "yaml", "dp_accounting"}
 
 
 class Process:
@@ -84,6 +87,8 @@ def test_party_comes_back_with_its_rounds_after_kill_minus_9_and_ends_with_0_on_
 
     first = start()
     first.wait_ready()
+    assert computing_libraries(first.popen.pid) == set()  # the worker has them, see below
+    assert computing_libraries(worker_of(first.popen.pid)) == COMPUTING_LIBRARIES
     opened = asyncio.run(call(first, "OpenRound", control_pb2.OpenRoundRequest(task=spec.canonical(), round=1)))
     first.popen.kill()  # the party only; its worker has to notice by itself
     first.popen.wait(20)
@@ -98,6 +103,44 @@ def test_party_comes_back_with_its_rounds_after_kill_minus_9_and_ends_with_0_on_
     events = second.events()
     assert [e["event"] for e in events if e["event"] in ("serving", "stopping")] == ["serving", "serving", "stopping"]
     assert {e["process"] for e in events if e["event"] == "rpc"} == {"party-0"}
+
+
+def computing_libraries(pid: int) -> set[str]:
+    """Which of them the process has mapped."""
+    mapped = Path(f"/proc/{pid}/maps").read_text().split()
+    return {name for name in COMPUTING_LIBRARIES if any(path.endswith(f"/{name}") for path in mapped)}
+
+
+def test_what_serves_uploads_never_loads_what_computes_on_shares():
+    """The rules' declarations, which a party's policy and its certificates read, included."""
+    code = """
+import contextlib, sys
+from dataclasses import replace
+import triskele_server.party.process, triskele_server.party.worker
+from triskele.errors import InvalidTask
+from triskele.privacy import Privacy
+from triskele.task import TaskSpec
+from triskele_server.rules import check_task, find, known, with_ring
+from triskele_server.rules.noise import no_claim
+for name in known():
+    kind = find(name).kind
+    stages = (name, "mean") if kind == "pre_aggregation" else name
+    root = "alice" if find(name).reference == "root" else None
+    with contextlib.suppress(InvalidTask):  # too small a cohort for some: the verdict is not what counts here
+        check_task(with_ring(TaskSpec("face", 100, 1.0, rule=stages, root=root), "auto"))
+options = {"bound": 0.5, "quantile": 0.5, "learning_rate": 0.2, "count_noise": 2.0}
+adaptive = TaskSpec("face", 100, 2.0, rule="norm-clip", rule_options=options, max_participants=100)
+adaptive = replace(adaptive, privacy=Privacy(noise_multiplier=1.0, delta=1e-5, budget_epsilon=8.0))
+check_task(adaptive)
+assert no_claim(adaptive) == ""
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "triskele_server.party.control" in loaded
+    assert "triskele_server.rules.krum" in loaded
+    assert {name.split(".")[0] for name in loaded} & COMPUTING_PACKAGES == set()
+    assert not [name for name in loaded if name.startswith(("triskele_server.mpc", "triskele_server.linear"))]
 
 
 def test_sigterm_during_the_start_ends_in_order_too(start):
