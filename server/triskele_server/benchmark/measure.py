@@ -16,6 +16,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from triskele.errors import PartyFault
+from triskele.task import TaskSpec
 from triskele_server.benchmark.clients import take_part
 from triskele_server.benchmark.plain import FLOAT_BYTES, PlainServer, serve_plain
 from triskele_server.benchmark.processes import cpu_seconds, own_peak_megabytes, worker_of
@@ -123,20 +124,28 @@ def _compared(federation: LocalFederation, scene: Scene, on_event: Callable[[str
 
 def _secure(federation: LocalFederation, scene: Scene) -> tuple[Measured, dict[str, Step]]:
     logs = {federation.log(name): federation.log(name).stat().st_size for name in PARTY_NAMES}
+    measured = secure_round(federation, scene.task().spec, scene.participants)
+    return measured, read_steps(logs)
+
+
+def secure_round(
+    federation: LocalFederation, task: TaskSpec, participants: int, *, least_likeness: float = LEAST_LIKENESS
+) -> Measured:
+    """The task's next round with so many participants; raises PartyFault if its aggregate is not like what was sent."""
     ids = federation.process_ids()
     members = {COORDINATOR: ids[COORDINATOR]}
     for name in PARTY_NAMES:
         members |= {name: ids[name], f"{name} worker": worker_of(ids[name])}
     cpu, received = {name: cpu_seconds(process) for name, process in members.items()}, _received(federation)
-    paths = list(federation.made.participants.values())[: scene.participants]
-    times = take_part(paths, dimension=scene.dimension, task=scene.task_name)
-    _check_likeness(times)
+    paths = list(federation.made.participants.values())[:participants]
+    times = take_part(paths, dimension=task.dimension, task=task.name)
+    _check_likeness(times, least_likeness)
     processes = {
         name: Process(cpu_seconds(process) - cpu[name], own_peak_megabytes(process))
         for name, process in members.items()
     }
     processes["clients"] = Process(times.client_cpu_seconds, times.client_peak_megabytes)
-    return Measured(times, processes, _received(federation) - received), read_steps(logs)
+    return Measured(times, processes, _received(federation) - received)
 
 
 def _plain(federation: LocalFederation, scene: Scene) -> Measured:
@@ -147,7 +156,7 @@ def _plain(federation: LocalFederation, scene: Scene) -> Measured:
     with _plain_server(given) as (process, port, pipe):
         cpu = cpu_seconds(process)
         times = take_part(paths, dimension=scene.dimension, task="", address=f"127.0.0.1:{port}")
-        _check_likeness(times)
+        _check_likeness(times, LEAST_LIKENESS)
         server = Process(cpu_seconds(process) - cpu, own_peak_megabytes(process))
         pipe.send(None)
         received = int(_told(pipe))
@@ -197,8 +206,8 @@ def _received(federation: LocalFederation) -> int:
     return int(total)
 
 
-def _check_likeness(times: RoundTimes) -> None:
-    if times.likeness < LEAST_LIKENESS:
+def _check_likeness(times: RoundTimes, least: float) -> None:
+    if times.likeness < least:
         raise PartyFault(
             f"the aggregate is not what was sent: its cosine with the honest direction is {times.likeness}"
         )
