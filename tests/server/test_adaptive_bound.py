@@ -19,6 +19,7 @@ from triskele_server.privacy import epsilon
 from triskele_server.rules import check_task
 from triskele_server.rules.adaptive_bound import BOUND_BITS, COUNT_BITS, AdaptiveBound
 from triskele_server.rules.noise import no_claim, party_sigma, sensitivity
+from triskele_server.rules.sigma import STEPS
 from triskele_server.simulate import simulate
 
 ONE = 1 << BOUND_BITS
@@ -112,7 +113,7 @@ def test_two_parties_noise_has_the_variance_of_each_part():
     spec = replace(SPEC, privacy=PRIVACY)
     rule = AdaptiveBound.of(spec)
     assert 2 * rule.count_sigma() ** 2 >= (2.0 * (1 << COUNT_BITS)) ** 2 * (1 - 1e-12)
-    assert math.sqrt(2) * rule.count_sigma() < 2.0 * (1 << COUNT_BITS) + 2
+    assert math.sqrt(2) * (rule.count_sigma() - STEPS) < 2.0 * (1 << COUNT_BITS)
     z_delta = math.sqrt(1 / (1 - 1 / 16))
     for bound in (ONE, ONE // 4, ONE // 1000):
         longest = (bound >> 20 << 20) + 2 * sensitivity(spec)  # the factor's rounding is 2 units of 2^-20

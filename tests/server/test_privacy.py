@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import dp_accounting
 import numpy as np
@@ -21,7 +22,8 @@ from triskele_server.party.policy import check_task as check_policy
 from triskele_server.privacy import affordable_rounds, epsilon
 from triskele_server.provision import write_task_file
 from triskele_server.rules import Rule, check_task, registry
-from triskele_server.rules.noise import MAX_SIGMA, no_claim, party_sigma, sensitivity
+from triskele_server.rules.noise import no_claim, party_sigma, sensitivity
+from triskele_server.rules.sigma import MAX_SIGMA, STEPS, party_share
 
 PRIVACY = Privacy(noise_multiplier=1.1, delta=1e-5, budget_epsilon=8.0)
 MEAN = TaskSpec("faces", 1000, 2.0, rule="mean", privacy=PRIVACY)
@@ -76,7 +78,7 @@ def test_two_parties_noise_has_the_claimed_variance(spec, bits):
     for total in (2, 100):  # how many take part does not matter to a sum
         sigma = party_sigma(PRIVACY, spec, total, bits)
         assert 2 * sigma**2 >= (1.1 * moved) ** 2 * (1 - 1e-12)
-        assert math.sqrt(2) * sigma < 1.1 * moved + 2
+        assert math.sqrt(2) * (sigma - STEPS) < 1.1 * moved
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,14 @@ def test_noise_that_could_wrap_is_refused_by_name():
     with pytest.raises(InvalidTask, match="noise_multiplier"):
         check_task(replace(MEAN, max_weight=(1 << 31) - 1, max_participants=256, max_rows=256, privacy=fits))
     check_task(replace(MEAN, rule="fltrust", root="r", privacy=Privacy(1024.0, 1e-5, 8.0)))  # a sum of fractions
-    assert MAX_SIGMA == discrete_gaussian.MAX_SIGMA
+
+
+def test_a_partys_sigma_is_the_least_that_the_sampler_takes():
+    assert (MAX_SIGMA, STEPS) == (discrete_gaussian.MAX_SIGMA, discrete_gaussian.STEPS)
+    for variance in (Fraction(1, 7), *map(Fraction, (1, 31, 32, 33, 127, 128, 129)), Fraction(10**30 + 1, 3)):
+        sigma = party_share(variance)
+        assert sigma % STEPS == 0
+        assert 2 * (sigma - STEPS) ** 2 < variance <= 2 * sigma**2
 
 
 def test_a_task_without_privacy_has_the_digest_it_had_before_there_was_any():

@@ -8,7 +8,6 @@ of 2^-40 of the clip norm and the exponential is decimal arithmetic, correctly r
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Final
 from triskele.errors import InvalidTask
 from triskele.task import FRACTION_BITS, TaskSpec
 from triskele_server.rules.pipeline import Pipeline
+from triskele_server.rules.sigma import party_share
 
 BOUND_BITS: Final = 40  # a bound is kept in units of 2^-40 of the clip norm
 COUNT_BITS: Final = 16  # the opened count has as many fraction bits, so that discrete noise is fine enough
@@ -80,10 +80,10 @@ class AdaptiveBound:
             return min(max(int((bound * step).to_integral_value(ROUND_HALF_EVEN)), _LEAST), _LARGEST)
 
     def count_sigma(self) -> int:
-        """The whole number sigma of each party's discrete Gaussian noise in the opened count; 0: none."""
+        """The scale sigma of each party's discrete Gaussian noise in the opened count; 0: none."""
         if not self.count_noise:
             return 0
-        return math.isqrt(math.ceil((Fraction(self.count_noise) * (1 << COUNT_BITS)) ** 2 / 2)) + 1
+        return party_share((Fraction(self.count_noise) * (1 << COUNT_BITS)) ** 2)
 
     def share_of_the_sum(self, noise_multiplier: float) -> Fraction:
         """z_delta^2 = 1 / (z^-2 - (2 sigma_b)^-2): the square of the noise multiplier left for the sum (theorem 1).

@@ -15,8 +15,7 @@ from triskele_server.rules.adaptive_bound import BOUND_BITS, AdaptiveBound, in_r
 from triskele_server.rules.pipeline import Pipeline, coefficient_bits, shared_fate
 from triskele_server.rules.pipeline import check_task as check_pipeline
 from triskele_server.rules.precision import EXACT_LIMIT, IDENTITY_WORDS
-
-MAX_SIGMA = 1 << 56  # of one party: what linear/discrete_gaussian.py takes
+from triskele_server.rules.sigma import MAX_SIGMA, party_share
 
 _TAIL = 16  # standard deviations (two parties') that the noise never leaves: for three parties' noise 13 of its own
 _ROUNDING = 2  # last places by which a secret scale of at most 1 may come out larger
@@ -60,7 +59,7 @@ def sensitivity(spec: TaskSpec) -> int:
 
 
 def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int, bound: int | None = None) -> int:
-    """The whole number sigma_p of each party's discrete Gaussian noise in the words of an aggregate.
+    """The scale sigma_p of each party's discrete Gaussian noise in the words of an aggregate.
 
     The mean is the words divided by `weight_total` and 2^bits. Two parties' noise has at least the variance
     (noise_multiplier * sensitivity)^2 of the claim. Without a claim each entry of the mean gets the noise that a mean
@@ -77,7 +76,7 @@ def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int, 
         squared = adaptive.share_of_the_sum(privacy.noise_multiplier)
     if no_claim(spec):
         scale = scale * weight_total / spec.min_accepted
-    return math.isqrt(math.ceil(squared * scale**2 / 2)) + 1
+    return party_share(squared * scale**2)
 
 
 def check_noise(spec: TaskSpec) -> None:
