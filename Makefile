@@ -27,8 +27,9 @@ bench: setup
 	$(BIN)/triskele bench $(ARGS)
 
 # Files side by side on two cores; one test of a file after the other. WORKERS=0 for one process, as a debugger wants it.
+# The examples for Flower and NVFLARE run too, so their environments are made first.
 WORKERS ?= 2
-test: setup
+test: setup .venv-flower/installed .venv-nvflare/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup lint types test
@@ -66,24 +67,23 @@ robustness: setup
 privacy-evidence: setup
 	$(BIN)/python -m bench.privacy.inversion $(ARGS)
 
-# Flower's simulation runtime, then a SuperLink and SuperNodes, against a federation on this machine, in an environment of its
-# own (half a minute to make).
+# Flower's simulation runtime, then a SuperLink and SuperNodes, against a federation on this machine, in an environment of its own.
 flower: setup .venv-flower/installed
 	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_flower.py \
 	  tests/ecosystem/test_flower_quickstart.py tests/ecosystem/test_flower_deployment.py $(ARGS)
 
-.venv-flower/installed: pyproject.toml constraints-flower.txt
-	test -x .venv-flower/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-flower
-	.venv-flower/bin/pip install --quiet --constraint constraints-flower.txt --editable '.[flower]' scikit-learn
+.venv-flower/installed: pyproject.toml constraints-flower.txt $(STAMP)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-flower
+	$(BIN)/uv pip install --quiet --python .venv-flower --constraint constraints-flower.txt --editable '.[flower]' scikit-learn
 	touch $@
 
-# NVFLARE's simulator and its POC mode against a federation on this machine, in an environment of its own (a minute to install).
+# NVFLARE's simulator and its POC mode against a federation on this machine, in an environment of its own.
 nvflare: setup .venv-nvflare/installed
 	$(BIN)/python -m pytest -m own_environment tests/ecosystem/test_nvflare.py $(ARGS)
 
-.venv-nvflare/installed: pyproject.toml constraints.txt
-	test -x .venv-nvflare/bin/python || $$(command -v $(PYTHON) || command -v python3) -m venv .venv-nvflare
-	.venv-nvflare/bin/pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
+.venv-nvflare/installed: pyproject.toml constraints.txt $(STAMP)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-nvflare
+	$(BIN)/uv pip install --quiet --python .venv-nvflare --constraint constraints.txt --editable '.[nvflare]'
 	touch $@
 
 # The documentation site, into build/site; nothing is fetched when it is built or read. docs-serve shows it while you write.
@@ -99,7 +99,7 @@ dist: setup
 	$(BIN)/python -m build --outdir dist
 
 # The examples as their READMEs state them, from a wheel built for the purpose.
-examples: setup
+examples: setup .venv-flower/installed .venv-nvflare/installed
 	$(BIN)/python -m pytest tests/examples $(ARGS)
 
 # The client's own tests, without server and frameworks, from the wheel on every other Python that is declared and installed.

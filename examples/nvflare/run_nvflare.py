@@ -92,21 +92,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--nvflare-python", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sites", type=int, choices=range(4, 9), default=8, help="the last quarter of them attacks")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
     python = options.nvflare_python.absolute()  # not resolved: it may be a link into a virtual environment
+    sites = SITES[: options.sites]
+    malicious = sites[-(len(sites) // 4) :]
+    attacked = f"{len(malicious)} of {len(sites)} attack"
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with federation(folder, options.rounds) as running:
+        with federation(folder, options.rounds, sites) as running:
+            attack = ("--malicious", ",".join(malicious))
             triskele = ("--task", TASK, "--participants", str(running.made.directory / "participants"))
-            for label, malicious, chosen in (
+            for label, attackers, chosen in (
                 ("FedAvg, nobody attacks", (), ("--malicious", "none")),
-                ("FedAvg, 2 of 8 attack", MALICIOUS, ()),
-                ("Triskele, 2 of 8 attack", MALICIOUS, triskele),
+                (f"FedAvg, {attacked}", malicious, attack),
+                (f"Triskele, {attacked}", malicious, (*attack, *triskele)),
             ):
                 start, place = time.monotonic(), folder / str(len(lines))
-                model = run_job(python, place, options.rounds, *chosen)
+                model = run_job(python, place, options.rounds, *chosen, sites=len(sites))
                 lines.append(
                     {
                         "job": label,
@@ -114,7 +119,7 @@ def main() -> None:
                         "results at the server": len(list((place / "record").iterdir())),
                         "their bytes": sum(path.stat().st_size for path in (place / "record").iterdir()),
                         "files with a first-round update": sightings(
-                            first_updates(malicious=malicious),
+                            first_updates(sites, attackers),
                             [place / "record", place / "workspace", running.made.directory / "logs"],
                         ),
                         "seconds": round(time.monotonic() - start, 1),
@@ -123,12 +128,12 @@ def main() -> None:
             server = running.made.participants[SERVER]
             with Participant.from_config(server) as me:
                 views = me.round_views(TASK)
-            refused = [[view.participants[s] for s in range(len(SITES)) if not view.accepted(s)] for view in views]
+            refused = [[view.participants[s] for s in range(len(sites)) if not view.accepted(s)] for view in views]
     print(f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}")
     for line in lines:
         print(f"| {' | '.join(str(value) for value in line.values())} |")
-    for view, sites in zip(views, refused, strict=True):
-        print(f"round {view.round} {view.state}: not in the aggregate: {', '.join(sites)}")
+    for view, left_out in zip(views, refused, strict=True):
+        print(f"round {view.round} {view.state}: not in the aggregate: {', '.join(left_out)}")
     if options.json is not None:
         options.json.write_text(json.dumps({"jobs": lines, "not_in_the_aggregate": refused}, indent=2))
 

@@ -5,12 +5,7 @@ Needs Flower, which has an environment of its own: make flower.
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,60 +17,12 @@ from triskele.task import TaskSpec
 from triskele_server.config import Schedule, ScheduledTask
 from triskele_server.local_federation import LocalFederation
 
+from .flower_run import APPS, CLIENTS, HONEST, MALICIOUS, FlowerRun, found, run_flower
+
 pytestmark = pytest.mark.own_environment
 
-ROOT = Path(__file__).parents[2]
-APPS = ROOT / "examples" / "flower"
-FLOWER_PYTHON = ROOT / ".venv-flower" / "bin" / "python"
-CLIENTS, MALICIOUS, DIMENSION, CLIP_NORM = 8, 2, 650, 20.0
-HONEST = range(CLIENTS - MALICIOUS)
+DIMENSION, CLIP_NORM = 650, 20.0
 TASK = TaskSpec("digits", DIMENSION, CLIP_NORM, rule="flame", max_weight=1000, max_participants=CLIENTS)
-
-
-@dataclass(frozen=True)
-class FlowerRun:
-    """What one run of flower_runner.py left."""
-
-    out: Path
-    log: str
-
-    @property
-    def result(self) -> dict[str, dict[str, dict[str, float]]]:
-        return json.loads((self.out / "result.json").read_text())
-
-    @property
-    def model(self) -> np.ndarray:
-        arrays = np.load(self.out / "model.npz")
-        return np.concatenate([arrays[name].ravel() for name in arrays.files])
-
-    @property
-    def replies(self) -> list[dict[str, dict[str, float]]]:
-        """Every reply that the ServerApp got: its metrics, and how many arrays each of its ArrayRecords has."""
-        return [json.loads(line) for line in (self.out / "replies.jsonl").read_text().splitlines()]
-
-    def bytes_of(self, name: str) -> bytes:
-        return (self.out / name).read_bytes()
-
-    def learnt(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """What each honest client received and what it had trained it to: float64 [6, 650] both."""
-        arrays = np.load(self.out / "learnt.npz")
-        received, new = (
-            np.stack([arrays[f"{number}-{client}-{what}"] for client in HONEST]) for what in ("received", "new")
-        )
-        return received, new
-
-
-def run_flower(out: Path, app: str, config: dict[str, object], *mods: str) -> FlowerRun:
-    out.mkdir()
-    command = [FLOWER_PYTHON, Path(__file__).with_name("flower_runner.py"), APPS / app, out, json.dumps(config), *mods]
-    # Nothing is told to Flower's makers, and nothing of this user's own Flower is touched.
-    environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(out), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    return FlowerRun(out, done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -112,25 +59,6 @@ def plain(tmp_path_factory) -> FlowerRun:
 def run(request, federation, tmp_path_factory) -> FlowerRun:
     out = tmp_path_factory.mktemp(request.param) / "out"
     return run_flower(out, "secured", secured(federation, request.param))
-
-
-def windows(vector: np.ndarray) -> list[bytes]:
-    """Four neighbours of the coefficients [10, 64], none of them zero: as float64, as float32, by row and by column."""
-    coefficients = vector[:640].reshape(10, 64)
-    return [
-        flat[start : start + 4].astype(kind).tobytes()
-        for flat in (coefficients.ravel("C"), coefficients.ravel("F"))
-        for start in range(0, len(flat) - 3, 2)
-        if np.all(flat[start : start + 4] != 0)
-        for kind in (np.float64, np.float32)
-    ]
-
-
-def found(run: FlowerRun, file: str, vectors: np.ndarray) -> int:
-    content = run.bytes_of(file)
-    pieces = [piece for vector in vectors for piece in windows(vector)]
-    assert len(pieces) > 1000, "there is something to search for"
-    return sum(piece in content for piece in pieces)
 
 
 def test_no_message_to_the_server_holds_a_plaintext_update_or_model(run):
@@ -236,15 +164,3 @@ def test_client_without_triskele_terms_sends_an_error_and_no_model(tmp_path):
     assert "names no Triskele round" in run.log
     assert b"num-examples" not in run.bytes_of("wire-up.bin").split(b"accuracy")[0]
     assert np.load(run.out / "model.npz").files == []
-
-
-def test_example_differs_from_the_plain_app_by_the_lines_that_its_readme_shows():
-    def lines(app: str, name: str) -> list[str]:
-        return (APPS / app / name).read_text().splitlines()
-
-    changed = []
-    for name in ("digits/client_app.py", "digits/server_app.py", "digits/task.py", "pyproject.toml"):
-        diff = difflib.unified_diff(lines("plain", name), lines("secured", name), lineterm="", n=0)
-        changed += [line for line in diff if line[0] in "+-" and line[:3] not in ("+++", "---")]
-    shown = (APPS / "README.md").read_text().split("```diff\n")[1].split("```")[0].splitlines()
-    assert [line for line in shown if line[:1] in ("+", "-")] == changed

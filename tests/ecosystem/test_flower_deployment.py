@@ -18,16 +18,8 @@ from triskele import Participant
 from triskele_server.local_federation import LocalFederation
 
 from .flower_deployment import DeployedRun, Deployment
-from .test_flower import (
-    APPS,
-    CLIENTS,
-    FLOWER_PYTHON,
-    HONEST,
-    examples_of,
-    local_federation,
-    secured,
-    windows,
-)
+from .flower_run import APPS, CLIENTS, FLOWER_PYTHON, HONEST, windows
+from .test_flower import examples_of, local_federation, secured
 
 pytestmark = [pytest.mark.own_environment, pytest.mark.timeout(900)]
 

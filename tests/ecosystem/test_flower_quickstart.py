@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecosystem.test_flower import APPS, FlowerRun, run_flower
 from triskele.task import TaskSpec
 from triskele_server.config import Schedule, ScheduledTask
 from triskele_server.local_federation import LocalFederation
+
+from .flower_run import APPS, FlowerRun, run_flower
 
 pytestmark = [pytest.mark.own_environment, pytest.mark.timeout(300)]
 

@@ -1,10 +1,14 @@
-"""The wheel, built once from a copy of the sources, where it sees the dependencies but not the checkout."""
+"""The wheel, built once from a copy of the sources, where it sees the dependencies but not the checkout.
+
+Flower and NVFLARE have dependencies of their own: those of .venv-flower and .venv-nvflare, which `make test` makes.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,24 +93,48 @@ def build_wheel(root: Path) -> None:
 
 @pytest.fixture(scope="session")
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The wheel and nothing else in a new environment; the dependencies are looked up where the tests have theirs.
+    """The wheel and nothing else in a new environment; the dependencies are looked up where the tests have theirs."""
+    return installed(wheel, tmp_path_factory, "installation", Path(sysconfig.get_path("purelib")))
+
+
+@pytest.fixture(scope="session")
+def flower(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel with Flower."""
+    return installed(wheel, tmp_path_factory, "flower", dependencies_of(".venv-flower"))
+
+
+@pytest.fixture(scope="session")
+def nvflare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel with NVFLARE."""
+    return installed(wheel, tmp_path_factory, "nvflare", dependencies_of(".venv-nvflare"))
+
+
+def dependencies_of(environment: str) -> Path:
+    made = list((CHECKOUT / environment).glob("lib/python*/site-packages"))
+    assert made, f"make {environment}/installed"
+    return made[0]
+
+
+def installed(wheel: Path, factory: pytest.TempPathFactory, name: str, dependencies: Path) -> Installation:
+    return Installation(made_once(factory, name, lambda root: install(wheel, root, dependencies)))
+
+
+def install(wheel: Path, root: Path, dependencies: Path) -> None:
+    """Put the wheel into a new environment that also sees the packages in a folder.
 
     A line in a .pth file shows that folder's packages, but does not follow the folder's own .pth files: an editable
     installation of the checkout stays invisible.
     """
-    return Installation(made_once(tmp_path_factory, "installation", lambda root: install(wheel, root)))
-
-
-def install(wheel: Path, root: Path) -> None:
     venv.create(root, with_pip=False)
     made = Installation(root)
     (packages,) = root.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    command = [str(made.python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    (packages / "dependencies.pth").write_text(f"{dependencies}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(made.python)]
+    command = [*pip, "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=root, env=made.environment)
-    pip = root / "bin" / "pip"
-    pip.write_text(f'#!/bin/sh\nexec "{made.python}" -m pip "$@"\n', encoding="utf-8", newline="\n")
-    pip.chmod(0o755)
+    script = root / "bin" / "pip"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(pip)} "$@"\n', encoding="utf-8", newline="\n")
+    script.chmod(0o755)
 
 
 @pytest.fixture

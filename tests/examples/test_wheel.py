@@ -56,7 +56,9 @@ def test_metadata_names_pythons_and_extras_and_the_client_needs_no_framework(whe
     assert missing == []
 
 
-def test_client_imports_from_the_wheel_and_brings_no_framework_with_it(installation, tmp_path):
+@pytest.mark.parametrize("beside", ["installation", "flower", "nvflare"])
+def test_client_imports_from_the_wheel_and_brings_no_framework_with_it(request, beside, tmp_path):
+    installation = request.getfixturevalue(beside)
     script = (
         "import json, sys, triskele, triskele.cli; "
         "print(json.dumps([triskele.__file__, sorted({m.split('.')[0] for m in sys.modules})]))"
