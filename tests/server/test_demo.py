@@ -45,6 +45,12 @@ def test_demo_runs_two_attacks_with_both_rules_and_reports_what_it_shows(tmp_pat
     for rule in ("flame", "fltrust"):
         assert [r["malicious_accepted"] for r in flipped[rule]] == [0, 0]
         assert flipped[rule][-1]["accuracy"] > flipped[PLAIN][-1]["accuracy"] + 0.2
+    rebuilt = {one["attacker"]: one["similarities"] for one in measured["inversion"]}
+    assert min(rebuilt["the plain update"]) > 0.99
+    assert max(rebuilt["all that one party and the coordinator saw"]) < 0.2
+    assert max(rebuilt["the mean of 20, noise multiplier 1"]) < 0.2 < min(rebuilt["the mean of 2"])
+    for attacker, scores in rebuilt.items():
+        assert f"{attacker} {np.mean(scores):.2f} {max(scores):.2f}" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench.privacy.inversion import LEARNING_RATE, rebuilt, seen_by_a_party, similarity
 
 from triskele_server.demo.faces import PIXELS, load_photos, to_image
+from triskele_server.demo.inversion import LEARNING_RATE, inversions, rebuilt, seen_by_a_party, similarity
 from triskele_server.demo.model import initial_params, local_update, to_vector
 
 
@@ -40,3 +40,21 @@ def test_similarity_is_1_of_the_same_image_in_any_light_and_low_of_noise_and_of_
     assert similarity(photo, -photo) < 0
     assert similarity(photo, np.random.default_rng(1).normal(size=PIXELS)) < 0.15
     assert similarity(photo, to_image(load_photos()[20, 0])) < 0.6
+
+
+def test_a_mean_still_shows_the_face_and_noise_takes_it_away():
+    photo, found = inversions(load_photos(), trials=2, cohorts=(2,), multipliers=(1.0,))
+    scores = {one.attacker: one.mean for one in found}
+    assert list(scores) == [
+        "guess: somebody else's photograph",
+        "guess: random words",
+        "the plain update",
+        "all that one party and the coordinator saw",
+        "the mean of 2",
+        "the mean of 2, noise multiplier 1",
+    ]
+    assert scores["the plain update"] > 0.99
+    assert scores["the mean of 2"] > 0.9
+    assert max(scores[name] for name in list(scores)[3::2]) < scores["guess: somebody else's photograph"]
+    assert all(len(one.similarities) == 2 for one in found)
+    assert similarity(found[2].image, photo) == pytest.approx(found[2].similarities[0])

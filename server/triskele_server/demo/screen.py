@@ -125,6 +125,18 @@ def final_tables(results: Sequence[Mapping[str, Any]], rules: Sequence[str]) -> 
     return [_table(results, side_by_side) for side_by_side in together]
 
 
+def inversion_table(rebuilt: Sequence[Mapping[str, Any]]) -> Table:
+    """How like a participant's photograph each attacker's picture of it was."""
+    table = Table(title="Rebuilt from an update of one photograph: similarity (SSIM)", box=box.SIMPLE_HEAD)
+    table.add_column("the attacker has", no_wrap=True)
+    table.add_column("mean", justify="right")
+    table.add_column("largest", justify="right")
+    for one in rebuilt:
+        scores = one["similarities"]
+        table.add_row(one["attacker"], f"{sum(scores) / len(scores):.2f}", f"{max(scores):.2f}")
+    return table
+
+
 def _table(results: Sequence[Mapping[str, Any]], groups: Sequence[tuple[str, str, _Cells]]) -> Table:
     """A row per attack; in each group a column per run, the group's name above the first."""
     table = Table(title=groups[0][0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
