@@ -24,6 +24,7 @@ LONGEST_FIRST = (  # by seconds; `pytest --durations 40` shows when it needs ano
     "fuzz/test_open_ports.py",
     "client/with_server/test_several_tasks.py",
     "fuzz/test_no_leak.py",
+    "oracle/test_simulate_against_oracles.py",
     "simulation/test_planted_bugs.py",
     "server/party/test_lying_party.py",
     "server/party/test_upload_limits.py",

@@ -284,3 +284,12 @@ def test_the_tutorial_has_under_five_commands():
     commands = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     assert len(commands) == 4
     assert [c.split()[-1] for c in commands if c.startswith("python")] == ["federation.py", "first_update.py"]
+
+
+@pytest.mark.parametrize("readme", [False, True])
+def test_who_is_told_to_install_triskele_is_told_of_the_wheel(readme):
+    """It is not on PyPI, so that `pip install triskele` finds nothing, or one day somebody else's."""
+    paths = (ROOT / "examples").glob("*/README.md") if readme else DOCS.rglob("*.md")
+    told = {path: text for path in paths if re.search(r"pip install '?triskele\b", text := path.read_text("utf-8"))}
+    assert len(told) > 3
+    assert [path for path, text in told.items() if "install.md#the-client" not in text and ".whl[" not in text] == []

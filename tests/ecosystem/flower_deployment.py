@@ -143,7 +143,7 @@ class Deployment:
             self._stop()
             self._recorder.close()
 
-    def run(self, app: Path, config: Mapping[str, object], *, timeout: float = 400) -> str:
+    def run(self, app: Path, config: Mapping[str, object], *, timeout: float = 800) -> str:
         """Submit the app and wait for its end; the run's log, as its user sees it.
 
         `flwr run --stream` returns early on a busy machine, so its end is asked for.

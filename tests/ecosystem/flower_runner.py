@@ -20,12 +20,14 @@ import importlib
 import json
 import sys
 import threading
+import time
 import tomllib
 import types
 from pathlib import Path
 
 import numpy as np
 
+NODES = 8
 RAY = "flwr.server.superlink.fleet.vce.backend.raybackend"
 
 
@@ -63,7 +65,7 @@ def thread_backend(recorder: Recorder) -> type:
 
         @property
         def num_workers(self) -> int:
-            return 8
+            return NODES
 
         def is_worker_idle(self) -> bool:
             return True
@@ -136,10 +138,13 @@ def main() -> None:
     results = []
     start = FedAvg.start
 
-    def recorded_start(self, *args, **kwargs):
+    def recorded_start(self, grid, *args, **kwargs):
+        # FedAvg's default is content with two nodes, and would begin without the rest.
+        while len(list(grid.get_node_ids())) < NODES:
+            time.sleep(0.1)
         if before:  # fixedclipping_mod of Flower 1.42 sends this error to its own node: the ServerApp waits in vain
             kwargs["timeout"] = 5
-        results.append((self, start(with_clipping(self) if mods else self, *args, **kwargs)))
+        results.append((self, start(with_clipping(self) if mods else self, grid, *args, **kwargs)))
         return results[-1][1]
 
     FedAvg.start = recorded_start
@@ -169,7 +174,7 @@ def main() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     run_config = get_fused_config_from_dir(app_dir, overrides)
     simulation._run_simulation(
-        num_supernodes=8,
+        num_supernodes=NODES,
         exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
         client_app=client_module.app,
         server_app=server_module.app,
@@ -203,7 +208,7 @@ def with_clipping(strategy):
     from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 
     return DifferentialPrivacyClientSideFixedClipping(
-        strategy, noise_multiplier=1e-9, clipping_norm=0.05, num_sampled_clients=8
+        strategy, noise_multiplier=1e-9, clipping_norm=0.05, num_sampled_clients=NODES
     )
 
 

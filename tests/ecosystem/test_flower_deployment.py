@@ -21,7 +21,7 @@ from .flower_deployment import DeployedRun, Deployment
 from .flower_run import APPS, CLIENTS, FLOWER_PYTHON, HONEST, windows
 from .test_flower import examples_of, local_federation, secured
 
-pytestmark = [pytest.mark.own_environment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.own_environment, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
