@@ -1,8 +1,10 @@
-"""The parties cosign the log: asked after every entry, waited for as when a round is closed."""
+"""The parties cosign the log: asked after every entry and waited for; who refused is asked again later."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -13,13 +15,26 @@ from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.parties import Pace, Parties, Waiting, silent_parties
 from triskele_server.metrics import coordinator as metrics
 
+AGAIN_SECONDS: Final = 60.0  # after which a party that refused is asked again
 _log = structlog.get_logger(__name__)
+
+
+async def keep_cosigned(log: Log, parties: Parties, pace: Pace, again_seconds: float = AGAIN_SECONDS) -> None:
+    """Ask again and again, until cancelled, for what is missing under the log as it is now, from earlier days too.
+
+    A party that refused cosigns once its operator or ours has mended what it refused, and may be asked for no other
+    entry: a finished task has no next round.
+    """
+    while True:
+        if log.size:
+            await have_cosigned(log, parties, pace)
+        await asyncio.sleep(again_seconds)
 
 
 async def have_cosigned(log: Log, parties: Parties, pace: Pace) -> None:
     """Have the log as it is now cosigned by all three parties, however long one of them is away.
 
-    A party that refuses is told of and left out: its operator has to look. The next entry asks it again. One caller at
+    A party that refuses is told of and left out: its operator has to look; `keep_cosigned` asks it again. One caller at
     a time, whatever the task: a party that was asked for a longer log cosigns no shorter one.
     """
     async with log.cosigning:

@@ -21,6 +21,7 @@ from triskele_server import logs
 from triskele_server.config import CoordinatorConfig, ScheduledTask, load_tasks, party_identity
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.claim import Claim, claimed
+from triskele_server.coordinator.cosigning import keep_cosigned
 from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.parties import Pace, Parties
 from triskele_server.coordinator.party_link import PartyLink
@@ -109,6 +110,7 @@ async def _run_all(config: CoordinatorConfig, tasks: Sequence[ScheduledTask], ke
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(config, task, kept)) for task in tasks]
         running += [group.create_task(_close(config, spec, kept)) for spec in _without_file(kept.store, tasks)]
+        running.append(group.create_task(_cosign(config, kept.log)))
         await _until_stopped(claim)
         for each in running:
             each.cancel()
@@ -158,6 +160,14 @@ async def _close(config: CoordinatorConfig, spec: TaskSpec, kept: _Kept) -> None
     )
     try:
         await outlasting_the_store(close)
+    finally:
+        await parties.close()
+
+
+async def _cosign(config: CoordinatorConfig, log: Log) -> None:
+    parties = _parties(config)
+    try:
+        await outlasting_the_store(partial(keep_cosigned, log, parties, Pace()))
     finally:
         await parties.close()
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import grpc
@@ -17,6 +17,7 @@ import pytest
 from fake_parties import WORDS, Federation, federation, tls_files
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from postgres_server import PostgresServer
+from test_log import filled
 
 from triskele.errors import ConfigurationError
 from triskele.identity import Identity
@@ -25,6 +26,7 @@ from triskele.task import TaskSpec
 from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.config import Schedule, ScheduledTask, load_coordinator
 from triskele_server.coordinator.claim import claimed
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.process import check_rules, check_unchanged, terms_of
 from triskele_server.coordinator.rounds import RoundId
 from triskele_server.coordinator.store import Store
@@ -175,6 +177,21 @@ def test_coordinator_killed_in_open_and_restarted_finishes_the_same_round(tmp_pa
                 ).read()
             )
             assert b'triskele_coordinator_round_states_total{state="RELEASED"} 1.0' in metrics
+
+    asyncio.run(scenario())
+
+
+def test_a_log_of_earlier_days_is_cosigned_without_another_round(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as (coordinator, it):
+            config = load_coordinator(coordinator.directory / "coordinator" / "coordinator.toml")
+            config.data.mkdir(exist_ok=True)
+            with closing(Store(config.database)) as store:
+                filled(Log(store, config.federation), 2)
+            await coordinator.start()
+            for party in it.parties:
+                await party.until_called("cosign")
+            assert coordinator.end(signal.SIGTERM) == 0
 
     asyncio.run(scenario())
 

@@ -19,7 +19,7 @@ from triskele.errors import PartyFault, Unavailable
 from triskele.ids import PartyIndex
 from triskele.transparency import checkpoint
 from triskele_proto.v1 import control_pb2, coordinator_pb2
-from triskele_server.coordinator.cosigning import have_cosigned
+from triskele_server.coordinator.cosigning import have_cosigned, keep_cosigned
 from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.store import Store
 from triskele_server.party.cosigner import FILE
@@ -184,6 +184,34 @@ def test_one_party_that_refuses_does_not_hold_up_the_other_two(play) -> None:
         assert cosigned_size(it, signatures=2) == 2
         with pytest.raises(PartyFault, match="no valid cosignature of 0"):
             checkpoint.verified(it.log.checkpoint(2) or b"", TheKeys(), "demo")
+
+    play(scenario)
+
+
+def test_a_party_that_refused_is_asked_again_until_it_cosigns_without_another_entry(play) -> None:
+    async def scenario(it: Federation) -> None:
+        filled(it.log, 2)
+        path, parties = it.data / "party-0" / FILE, it.links()
+        path.write_bytes(checkpoint.Checkpoint("demo/rounds", 9, bytes(32)).body())
+        it.restart_cosigner(PartyIndex(0))
+        keeping = asyncio.create_task(keep_cosigned(it.log, parties, PACE, again_seconds=0.05))
+        try:
+            async with asyncio.timeout(20):
+                while it.parties[0].calls.count("cosign") < 3:  # noqa: ASYNC110  the party gives no event
+                    await asyncio.sleep(0.01)
+                assert it.log.checkpoint(3) is None
+                path.unlink()  # its operator has agreed to begin anew
+                it.restart_cosigner(PartyIndex(0))
+                while it.log.checkpoint(3) is None:  # noqa: ASYNC110  the store gives no event
+                    await asyncio.sleep(0.01)
+            assert cosigned_size(it) == 2
+            asked = it.parties[0].calls.count("cosign")
+            await asyncio.sleep(0.3)
+            assert it.parties[0].calls.count("cosign") == asked  # nothing is missing: nobody is asked
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await parties.close()
 
     play(scenario)
 
