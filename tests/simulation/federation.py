@@ -27,6 +27,8 @@ import structlog
 from triskele.ids import PARTIES, held_shares
 from triskele.submission import Submission
 from triskele.task import TaskSpec
+from triskele.transparency.checkpoint import Checkpoint
+from triskele.transparency.party_keys import PartyKeys
 from triskele_server import at_rest
 from triskele_server.config import Schedule, ScheduledTask, load_coordinator, load_party
 from triskele_server.coordinator.rounds import RoundRecord
@@ -120,6 +122,10 @@ class Federation:
         self._full: dict[str, float] = {}
         self.disk_was_full = False
         self.left_behind: list[str] = []  # files of ended rounds
+        self.name = made.federation
+        self.keys = PartyKeys.from_folder(made.directory / "keys")
+        self.checkpoints: dict[str, Checkpoint] = {}  # the newest one, by who cosigned it
+        self.cosigned: list[Checkpoint] = []  # every one that was ever seen
         self._looked_at: tuple[int, int] | None = None
         self.operations: Sequence[Operation] = ()
         coordinator = load_coordinator(made.coordinator)

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from triskele.errors import TriskeleError
+from triskele.ids import PARTIES
+from triskele.transparency import checkpoint
+from triskele.transparency.audit import audit
+from triskele.transparency.logged_certificate import LoggedCertificate
+from triskele.transparency.merkle import check_consistency
+from triskele.transparency.saved_log import SavedLog
+from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.rounds import RoundRecord
 from triskele_server.coordinator.store import Store
 from triskele_server.party.control import INTERNAL_ERROR
+from triskele_server.party.cosigner import FILE, read_cosigned
 from triskele_server.party.filter import declared_openings
 from triskele_server.round_state import RoundState, progress
 
@@ -52,6 +60,24 @@ def check_step(federation: Federation, store: Store) -> None:
             result = store.result(record.id)
             assert seen.result in (None, result), f"round {number} was released twice"
             seen.result = result
+    _check_checkpoints(federation, store)
+
+
+def _check_checkpoints(federation: Federation, store: Store) -> None:
+    """What was cosigned once, by one party or by all, is not taken back: neither by the log nor by a party."""
+    notes = {f"{count} cosignatures": store.checkpoint(count) for count in (1, len(PARTIES))}
+    found = {name: note and checkpoint.unverified(note) for name, note in notes.items()}
+    for party in federation.parties:
+        found[party.host] = read_cosigned(party.config.data / FILE)
+    for name, now in found.items():
+        before = federation.checkpoints.get(name)
+        if before is not None:
+            assert now is not None, f"the checkpoint of {name} is gone"
+            assert now.size >= before.size, f"the checkpoint of {name} went back from {before.size} to {now.size}"
+            assert now.size > before.size or now == before, f"the checkpoint of {name} has another root"
+        if now is not None and now != before:
+            federation.checkpoints[name] = now
+            federation.cosigned.append(now)
 
 
 def _kept(record: RoundRecord) -> tuple[Any, ...]:
@@ -80,12 +106,35 @@ def check(federation: Federation) -> None:
                 assert federation.disk_was_full, f"round {number} broke: {record.blame}, {federation.logged.errors}"
         _check_nothing_was_lost(federation, record, round_.sealed_at)
         _check_relays(federation, record, round_.sealed_at)
+    _check_log(federation)
     assert not federation.left_behind, f"files of ended rounds were kept: {federation.left_behind}"
     if not federation.disk_was_full:
         assert not federation.logged.errors, federation.logged.errors
         broke = [why for process in federation.processes for why in process.broke]
         assert not broke, broke
         assert not federation.loop.unhandled, federation.loop.unhandled
+
+
+def _check_log(federation: Federation) -> None:
+    """Its audit finds nothing: one certificate of each round, under checkpoints that continue one another."""
+    store, keys = federation.coordinator.store, federation.keys
+    assert store is not None
+    log, note = Log(store, federation.name), store.checkpoint(len(PARTIES))
+    assert note is not None, "the log was never cosigned by all"
+    entries = list(log.entries(0, log.size))
+    audited = audit(SavedLog(tuple(entry.envelope for entry in entries), note), keys, federation.name)
+    assert audited.clean, f"the log's audit: {[finding.what for finding in audited.findings]}"
+    told = {each.certificate.round: each.certificate.account.state for one in audited.tasks for each in one.rounds}
+    assert len(entries) == len(told)
+    assert told == {number: str(round_.state) for number, round_ in federation.seen.items()}
+    for entry in entries:
+        proof = log.proof(entry.index)
+        LoggedCertificate(entry.envelope, proof.index, proof.hashes, proof.checkpoint).verified(keys)
+    head = log.head()
+    for earlier in federation.cosigned:
+        check_consistency(earlier.size, head.size, log.growth(earlier.size, head.size), earlier.root, head.root)
+    for name, last in federation.checkpoints.items():
+        assert last == head, f"the checkpoint of {name} is of {last.size} entries of {head.size}"
 
 
 def _check_openings(federation: Federation, record: RoundRecord) -> None:

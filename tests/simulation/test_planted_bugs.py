@@ -12,7 +12,7 @@ import torch
 
 from triskele.errors import Busy
 from triskele.ids import PARTIES
-from triskele_server.coordinator import runner
+from triskele_server.coordinator import certification, runner
 from triskele_server.coordinator.store import Store
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.session import Session, Shares
@@ -133,6 +133,34 @@ def a_lost_relay_is_given_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(relay, "_AGAIN", Busy)
 
 
+def rounds_without_a_result_are_not_logged(patch: pytest.MonkeyPatch) -> None:
+    certify = runner.certify
+
+    async def certified(id_: Any, signed: Any, log: Any, *rest: Any) -> None:
+        if any(b'"state":"RELEASED"' in given.statement for given in signed.values()):
+            await certify(id_, signed, log, *rest)
+
+    patch.setattr(runner, "certify", certified)
+
+
+def a_signature_is_left_out(patch: pytest.MonkeyPatch) -> None:
+    assemble = certification.assemble
+    patch.setattr(certification, "assemble", lambda statement, by_key: assemble(statement, dict([*by_key.items()][1:])))
+
+
+def checkpoints_are_lost_with_the_process(patch: pytest.MonkeyPatch) -> None:
+    notes: dict[int, dict[int, bytes]] = {}
+
+    def put(self: Store, size: int, cosignatures: int, note: bytes) -> None:
+        notes.setdefault(id(self), {})[cosignatures] = note
+
+    def newest(self: Store, cosignatures: int = 0) -> bytes | None:
+        return next((note for count, note in notes.get(id(self), {}).items() if count >= cosignatures), None)
+
+    patch.setattr(Store, "put_checkpoint", put)
+    patch.setattr(Store, "checkpoint", newest)
+
+
 FOUR = Setup(eager=4, quorum=4)
 EVERYBODY = tuple(Upload(member) for member in (0, 1, 2, 4))  # who have their shares relayed
 PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
@@ -152,6 +180,9 @@ PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
         [LoseRelay(0, "middle", 1), *EVERYBODY, UntilEnded()],
         "words twice",
     ),
+    (rounds_without_a_result_are_not_logged, Setup(eager=0), [UntilEnded()], "never cosigned"),
+    (a_signature_is_left_out, FOUR, [UntilEnded()], "2 of the three parties have signed"),
+    (checkpoints_are_lost_with_the_process, FOUR, [UntilEnded()], "cosignatures is gone"),
 ]
 
 
