@@ -27,6 +27,7 @@ class Enrolment:
 
     slot: Slot
     party_addresses: tuple[str, ...]
+    new: bool = False  # the coordinator says that it has admitted this participant just now
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Coordinator:
             raise NotFound(f"the coordinator does not know round {number} of task {task.name!r}")
         return view
 
-    def watch(self, spec: TaskSpec, from_round: RoundNumber, timeout: float | None = None) -> RoundWatch:
+    def watch(
+        self, spec: TaskSpec, from_round: RoundNumber, timeout: float | None = None, *, states_only: bool = False
+    ) -> RoundWatch:
         """The rounds from `from_round` on as they are, then one view per change; the caller closes it."""
 
         def is_finished() -> bool:
@@ -90,16 +93,17 @@ class Coordinator:
             retries=self.retries,
             is_finished=is_finished,
             timeout=timeout,
+            states_only=states_only,
         )
 
     def wait_open(self, spec: TaskSpec, from_round: RoundNumber) -> RoundView | None:
         """The first open round from `from_round` on, waiting for it; None when the task is finished."""
-        with self.watch(spec, from_round) as views:
+        with self.watch(spec, from_round, states_only=True) as views:
             return next((view for view in views if view.state == "OPEN"), None)
 
     def wait_ended(self, spec: TaskSpec, number: RoundNumber, timeout: float | None) -> RoundView:
         """The view of a round once it has ended; raises TimeoutError after `timeout` seconds."""
-        with self.watch(spec, number, timeout) as views:
+        with self.watch(spec, number, timeout, states_only=True) as views:
             for view in views:
                 if view.round == number and view.ended:
                     return view
@@ -131,7 +135,7 @@ class Coordinator:
             raise PartyFault(
                 "the coordinator gave an enrolment with an impossible slot, heavy share or list of parties"
             )
-        return Enrolment(slot, tuple(reply.party_addresses))
+        return Enrolment(slot, tuple(reply.party_addresses), reply.new)
 
     def fetch_aggregate(self, spec: TaskSpec, number: RoundNumber) -> Aggregate:
         """What a released round gave; raises as `result.fetch_aggregate`."""

@@ -187,6 +187,7 @@ class Round:
             retries=coordinator.retries,
             progress=progress,
             relay=me.relay,
+            new=enrolment.new,
         )
         return SubmittedUpdate(self, enrolment.slot, submission.digest, structure)
 

@@ -1,6 +1,7 @@
 """The upload of one submission to the three parties: in parallel, in chunks, going on where a broken one stopped.
 
 A party answers `UploadStatus` with the bytes of the heavy share that it has committed; the stream goes on from there.
+Of a participant that was admitted just now it has none, and is not asked; should it have some all the same, it says so.
 The submission's bytes are always the same (see submission.py), so it does not matter which process sent the first part.
 
 The heavy share goes up once, to party h, which brings it to its other holder, party h - 1. That one is told so first.
@@ -58,10 +59,12 @@ def upload(
     retries: RetryPolicy,
     progress: Progress | None = None,
     relay: bool = True,
+    new: bool = False,
 ) -> None:
     """Upload to parties 0, 1, 2; returns when each of them has confirmed that it is complete.
 
-    `relay`: whether the heavy share goes up once, or to each of its two holders.
+    `relay`: whether the heavy share goes up once, or to each of its two holders. `new`: nothing of this submission was
+    uploaded before, so that no party need be asked what it has.
 
     `progress` is called from several threads and must not raise. Repeats what fails as Unavailable, starting to count
     again whenever bytes were committed in between. Raises the first other error, above all Conflict (another update of
@@ -79,6 +82,7 @@ def upload(
             progress=progress or _ignore,
             stop=stop,
             relayed=relayed,
+            new=new,
         )
         for index in PARTIES
     ]
@@ -114,6 +118,7 @@ class _PartyUpload:
         progress: Progress,
         stop: threading.Event,
         relayed: RelayedUpload | None = None,
+        new: bool = False,
     ) -> None:
         self._party = party
         self._client = client
@@ -126,6 +131,7 @@ class _PartyUpload:
         heavy = submission.manifest.heavy
         self._total = len(submission.heavy_share) if heavy in (first, second) else 0
         self._relayed = relayed
+        self._new = new
         self._carries = relayed is not None and heavy == first
         self._awaits = relayed is not None and heavy == second  # until it is known that nothing will come
         self._looked_for = self._stood_still = 0.0  # seconds since party h has everything, and since anything came
@@ -145,25 +151,26 @@ class _PartyUpload:
     def _attempt(self) -> bool:
         """Upload what the party has not committed yet.
 
-        True if it is complete then, False if it broke, but later than last time; raises Unavailable if no later.
+        True if it is complete then, False if it has a part of it, or broke, but later than last time; raises
+        Unavailable if no later.
         """
         self._check_not_stopped()
         if self._awaits:
             if self._brought_by_the_other():
                 return True
             self._awaits = False
-        start = self._committed()
+        unasked = self._new and self._reached is None
+        start = 0 if unasked else self._committed()
         if start is None:
             return True
         further = self._reached is not None and start > self._reached
         self._reached = start
         try:
-            self._stream(start)
+            return self._stream(start, unasked=unasked)
         except Unavailable:
             if further:
                 return False
             raise
-        return True
 
     def _committed(self) -> int | None:
         """Bytes of the heavy share that the party holds, None if the whole submission is complete there."""
@@ -220,7 +227,7 @@ class _PartyUpload:
         limit = self._limits.relay_seconds
         return self._stood_still < limit and self._looked_for < LONGEST_RELAY * limit
 
-    def _stream(self, start: int) -> None:
+    def _stream(self, start: int, *, unasked: bool) -> bool:
         try:
             with typed_errors(f"party {self._party}"):
                 reply = self._client.Upload(self._requests(start), timeout=self._limits.upload_seconds)
@@ -229,7 +236,9 @@ class _PartyUpload:
             raise
         self._heard(reply)
         if reply.complete:
-            return
+            return True
+        if unasked and reply.committed:
+            return False
         if reply.committed >= self._total:
             raise PartyFault(
                 f"party {self._party} holds every byte, but does not call the upload complete", self._party

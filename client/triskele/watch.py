@@ -22,7 +22,8 @@ class RoundWatch(Iterator[RoundView]):
 
     Costs nothing between changes: the coordinator pushes. After a reconnection what was already seen is left out.
     `__next__` raises Unavailable when the coordinator stays away longer than the policy's outage, TimeoutError after
-    `timeout` seconds. `is_finished` asks the coordinator whether the task is over. Close it when done.
+    `timeout` seconds. `is_finished` asks the coordinator whether the task is over; `states_only` leaves out changes of
+    counts. Close it when done.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class RoundWatch(Iterator[RoundView]):
         retries: RetryPolicy,
         is_finished: Callable[[], bool],
         timeout: float | None = None,
+        states_only: bool = False,
     ) -> None:
         self._connections = connections
         self._task = task
         self._from_round = from_round
         self._retries = retries
         self._is_finished = is_finished
+        self._states_only = states_only
         self._give_up_at = None if timeout is None else time.monotonic() + timeout
         self._seen: dict[RoundNumber, RoundView] = {}
         self._stream: Any = None
@@ -88,7 +91,9 @@ class RoundWatch(Iterator[RoundView]):
     def _open(self) -> Any:
         remaining = self._remaining()
         seconds = _STREAM_SECONDS if remaining is None else min(_STREAM_SECONDS, remaining)
-        request = coordinator_pb2.WatchRoundsRequest(task_digest=self._task, from_round=self._from_round)
+        request = coordinator_pb2.WatchRoundsRequest(
+            task_digest=self._task, from_round=self._from_round, states_only=self._states_only
+        )
         return self._connections.coordinator().WatchRounds(request, timeout=seconds)
 
     def _remaining(self) -> float | None:

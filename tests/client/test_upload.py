@@ -82,6 +82,26 @@ def test_repeated_submission_sends_nothing_again(federation, open_round):
     assert [party.streams for party in federation.parties] == [1, 1, 1]
 
 
+def test_who_was_admitted_just_now_does_not_ask_what_is_there(federation, open_round):
+    federation.coordinator.says_new = True
+    open_round.submit(update())
+    assert [party.asked for party in federation.parties] == [0, 0, 0]
+    assert np.abs(sum_in_model_units(federation) - update()).max() < 4.0 * 2.0**-20
+
+
+def test_a_coordinator_that_takes_an_upload_for_new_only_costs_a_question(federation, join, open_round):
+    federation.parties[0].breaks = [4096] + [0] * 100
+    with pytest.raises(Unavailable):
+        open_round.submit(update())
+    federation.parties[0].breaks = []
+    federation.coordinator.says_new = True
+    asked, before = federation.parties[0].asked, len(federation.parties[0].offsets)
+    join().round("faces", 1).submit(update())
+    assert federation.parties[0].asked == asked + 1
+    assert federation.parties[0].offsets[before:] == list(range(4096, HEAVY, 1024))
+    assert np.abs(sum_in_model_units(federation) - update()).max() < 4.0 * 2.0**-20
+
+
 def test_another_update_of_the_same_participant_is_a_conflict(federation, open_round):
     open_round.submit(update(0))
     with pytest.raises(Conflict, match="party"):

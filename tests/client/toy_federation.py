@@ -5,6 +5,7 @@ It checks what it receives as a party does, adds up in the clear, and breaks whe
 
 import datetime
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class ToyParty(party_pb2_grpc.PartyServicer):
         self.authority = authority
         self.uploads: dict[str, StoredUpload] = {}
         self.streams = 0
+        self.asked = 0  # how much is here
         self.offsets: list[int] = []  # of every chunk that came
         self.breaks: list[int] = []  # break the next streams off after so many bytes each
         self.refusal: TriskeleError | None = None
@@ -90,6 +92,7 @@ class ToyParty(party_pb2_grpc.PartyServicer):
         return party_pb2.MaskKeysReply(keys=[party_pb2.MaskKey(index=i, key=k) for i, k in self.mask_keys.items()])
 
     def UploadStatus(self, request, context):  # noqa: N802  gRPC's name
+        self.asked += 1
         stored = self.uploads.get(caller(context))
         if stored is None:
             return party_pb2.UploadReply()
@@ -118,6 +121,8 @@ class ToyParty(party_pb2_grpc.PartyServicer):
             stored = self._begin(header, caller(context))
             if stored.relayed and not stored.complete:
                 stored.relayed, stored.heavy = False, bytearray()
+            if stored.heavy and (requests := self._from_the_start(requests)) is None:
+                return self._reply(stored)
             self._receive(stored, requests, context)
         except TriskeleError as error:
             self.abort(context, error)
@@ -162,6 +167,13 @@ class ToyParty(party_pb2_grpc.PartyServicer):
                     raise InvalidUpload("commitment: seed")
                 stored.shares[share.index] = share.seed
         return stored
+
+    def _from_the_start(self, requests):
+        """None if they begin at byte 0, else the same requests."""
+        first = next(requests, None)
+        if first is not None and first.chunk.offset == 0:
+            return None
+        return requests if first is None else itertools.chain((first,), requests)
 
     def _receive(self, stored, requests, context) -> None:
         left = self.breaks.pop(0) if self.breaks else None
@@ -212,6 +224,7 @@ class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         self.rounds: dict[int, coordinator_pb2.RoundView] = {}
         self.slots: dict[str, int] = {}
         self.first_slot = 0
+        self.says_new = False
         self.party_addresses: list[str] = []
         self.finished = False
         self.result: tuple[coordinator_pb2.ResultHeader, bytes] | None = None
@@ -350,7 +363,9 @@ class ToyCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
             ToyParty.abort(context, WrongState("this round takes no participants"))
         with self.changed:
             slot = self.slots.setdefault(caller(context), self.first_slot + len(self.slots))
-        return coordinator_pb2.EnrolReply(slot=slot, heavy=heavy_index(slot), party_addresses=self.party_addresses)
+        return coordinator_pb2.EnrolReply(
+            slot=slot, heavy=heavy_index(slot), party_addresses=self.party_addresses, new=self.says_new
+        )
 
     def FetchResult(self, request, context):  # noqa: N802  gRPC's name
         header, data = self.result

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triskele_proto.v1 import types_pb2 as triskele__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triskele_proto/v1/coordinator.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"\x12\n\x10ListTasksRequest\"6\n\x0eListTasksReply\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x15.triskele.v1.TaskView\"_\n\x08TaskView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x15\n\rcurrent_round\x18\x04 \x01(\x04\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"=\n\x12WatchRoundsRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x12\n\nfrom_round\x18\x02 \x01(\x04\"(\n\x11ListRoundsRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\"9\n\x0fListRoundsReply\x12&\n\x06rounds\x18\x01 \x03(\x0b\x32\x16.triskele.v1.RoundView\"\xb2\x02\n\tRoundView\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x04 \x01(\r\x12\x10\n\x08uploaded\x18\x05 \x01(\r\x12\x0e\n\x06quorum\x18\x06 \x01(\r\x12\x10\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x01\x12!\n\x05\x62lame\x18\x08 \x01(\x0b\x32\x12.triskele.v1.Blame\x12/\n\x07refused\x18\t \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\n \x03(\r\x12\x18\n\x10\x64\x65\x63isions_public\x18\x0b \x01(\x08\x12\x14\n\x0cparticipants\x18\x0c \x03(\t\x12\x10\n\x08openings\x18\r \x03(\t\"2\n\x0c\x45nrolRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"r\n\x0f\x45nrolForRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\"B\n\nEnrolReply\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05heavy\x18\x02 \x01(\r\x12\x17\n\x0fparty_addresses\x18\x03 \x03(\t\"8\n\x12\x46\x65tchResultRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"=\n\x17\x46\x65tchCertificateRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"\\\n\x15\x46\x65tchCertificateReply\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"V\n\x0cResultHeader\x12\x11\n\tdimension\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x17\n\x0fparty_addresses\x18\x05 \x03(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05\"g\n\x0bResultChunk\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.ResultHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\";\n\x0f\x46\x65tchLogRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x14\n\x0c\x63osignatures\x18\x02 \x01(\r\"+\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\"P\n\x08LogPiece\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x15.triskele.v1.LogEntryH\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xd9\x04\n\x0b\x43oordinator\x12G\n\tListTasks\x12\x1d.triskele.v1.ListTasksRequest\x1a\x1b.triskele.v1.ListTasksReply\x12H\n\x0bWatchRounds\x12\x1f.triskele.v1.WatchRoundsRequest\x1a\x16.triskele.v1.RoundView0\x01\x12J\n\nListRounds\x12\x1e.triskele.v1.ListRoundsRequest\x1a\x1c.triskele.v1.ListRoundsReply\x12;\n\x05\x45nrol\x12\x19.triskele.v1.EnrolRequest\x1a\x17.triskele.v1.EnrolReply\x12\x41\n\x08\x45nrolFor\x12\x1c.triskele.v1.EnrolForRequest\x1a\x17.triskele.v1.EnrolReply\x12J\n\x0b\x46\x65tchResult\x12\x1f.triskele.v1.FetchResultRequest\x1a\x18.triskele.v1.ResultChunk0\x01\x12\\\n\x10\x46\x65tchCertificate\x12$.triskele.v1.FetchCertificateRequest\x1a\".triskele.v1.FetchCertificateReply\x12\x41\n\x08\x46\x65tchLog\x12\x1c.triskele.v1.FetchLogRequest\x1a\x15.triskele.v1.LogPiece0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triskele_proto/v1/coordinator.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"\x12\n\x10ListTasksRequest\"6\n\x0eListTasksReply\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x15.triskele.v1.TaskView\"_\n\x08TaskView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x15\n\rcurrent_round\x18\x04 \x01(\x04\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"R\n\x12WatchRoundsRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x12\n\nfrom_round\x18\x02 \x01(\x04\x12\x13\n\x0bstates_only\x18\x03 \x01(\x08\"(\n\x11ListRoundsRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\"9\n\x0fListRoundsReply\x12&\n\x06rounds\x18\x01 \x03(\x0b\x32\x16.triskele.v1.RoundView\"\xb2\x02\n\tRoundView\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x04 \x01(\r\x12\x10\n\x08uploaded\x18\x05 \x01(\r\x12\x0e\n\x06quorum\x18\x06 \x01(\r\x12\x10\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x01\x12!\n\x05\x62lame\x18\x08 \x01(\x0b\x32\x12.triskele.v1.Blame\x12/\n\x07refused\x18\t \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\n \x03(\r\x12\x18\n\x10\x64\x65\x63isions_public\x18\x0b \x01(\x08\x12\x14\n\x0cparticipants\x18\x0c \x03(\t\x12\x10\n\x08openings\x18\r \x03(\t\"2\n\x0c\x45nrolRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"r\n\x0f\x45nrolForRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\"O\n\nEnrolReply\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05heavy\x18\x02 \x01(\r\x12\x17\n\x0fparty_addresses\x18\x03 \x03(\t\x12\x0b\n\x03new\x18\x04 \x01(\x08\"8\n\x12\x46\x65tchResultRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"=\n\x17\x46\x65tchCertificateRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"\\\n\x15\x46\x65tchCertificateReply\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"V\n\x0cResultHeader\x12\x11\n\tdimension\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x17\n\x0fparty_addresses\x18\x05 \x03(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05\"g\n\x0bResultChunk\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.triskele.v1.ResultHeaderH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.triskele.v1.ChunkH\x00\x42\x06\n\x04part\";\n\x0f\x46\x65tchLogRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x14\n\x0c\x63osignatures\x18\x02 \x01(\r\"+\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\"P\n\x08LogPiece\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x15.triskele.v1.LogEntryH\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xd9\x04\n\x0b\x43oordinator\x12G\n\tListTasks\x12\x1d.triskele.v1.ListTasksRequest\x1a\x1b.triskele.v1.ListTasksReply\x12H\n\x0bWatchRounds\x12\x1f.triskele.v1.WatchRoundsRequest\x1a\x16.triskele.v1.RoundView0\x01\x12J\n\nListRounds\x12\x1e.triskele.v1.ListRoundsRequest\x1a\x1c.triskele.v1.ListRoundsReply\x12;\n\x05\x45nrol\x12\x19.triskele.v1.EnrolRequest\x1a\x17.triskele.v1.EnrolReply\x12\x41\n\x08\x45nrolFor\x12\x1c.triskele.v1.EnrolForRequest\x1a\x17.triskele.v1.EnrolReply\x12J\n\x0b\x46\x65tchResult\x12\x1f.triskele.v1.FetchResultRequest\x1a\x18.triskele.v1.ResultChunk0\x01\x12\\\n\x10\x46\x65tchCertificate\x12$.triskele.v1.FetchCertificateRequest\x1a\".triskele.v1.FetchCertificateReply\x12\x41\n\x08\x46\x65tchLog\x12\x1c.triskele.v1.FetchLogRequest\x1a\x15.triskele.v1.LogPiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,35 +39,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKVIEW']._serialized_start=159
   _globals['_TASKVIEW']._serialized_end=254
   _globals['_WATCHROUNDSREQUEST']._serialized_start=256
-  _globals['_WATCHROUNDSREQUEST']._serialized_end=317
-  _globals['_LISTROUNDSREQUEST']._serialized_start=319
-  _globals['_LISTROUNDSREQUEST']._serialized_end=359
-  _globals['_LISTROUNDSREPLY']._serialized_start=361
-  _globals['_LISTROUNDSREPLY']._serialized_end=418
-  _globals['_ROUNDVIEW']._serialized_start=421
-  _globals['_ROUNDVIEW']._serialized_end=727
-  _globals['_ENROLREQUEST']._serialized_start=729
-  _globals['_ENROLREQUEST']._serialized_end=779
-  _globals['_ENROLFORREQUEST']._serialized_start=781
-  _globals['_ENROLFORREQUEST']._serialized_end=895
-  _globals['_ENROLREPLY']._serialized_start=897
-  _globals['_ENROLREPLY']._serialized_end=963
-  _globals['_FETCHRESULTREQUEST']._serialized_start=965
-  _globals['_FETCHRESULTREQUEST']._serialized_end=1021
-  _globals['_FETCHCERTIFICATEREQUEST']._serialized_start=1023
-  _globals['_FETCHCERTIFICATEREQUEST']._serialized_end=1084
-  _globals['_FETCHCERTIFICATEREPLY']._serialized_start=1086
-  _globals['_FETCHCERTIFICATEREPLY']._serialized_end=1178
-  _globals['_RESULTHEADER']._serialized_start=1180
-  _globals['_RESULTHEADER']._serialized_end=1266
-  _globals['_RESULTCHUNK']._serialized_start=1268
-  _globals['_RESULTCHUNK']._serialized_end=1371
-  _globals['_FETCHLOGREQUEST']._serialized_start=1373
-  _globals['_FETCHLOGREQUEST']._serialized_end=1432
-  _globals['_LOGENTRY']._serialized_start=1434
-  _globals['_LOGENTRY']._serialized_end=1477
-  _globals['_LOGPIECE']._serialized_start=1479
-  _globals['_LOGPIECE']._serialized_end=1559
-  _globals['_COORDINATOR']._serialized_start=1562
-  _globals['_COORDINATOR']._serialized_end=2163
+  _globals['_WATCHROUNDSREQUEST']._serialized_end=338
+  _globals['_LISTROUNDSREQUEST']._serialized_start=340
+  _globals['_LISTROUNDSREQUEST']._serialized_end=380
+  _globals['_LISTROUNDSREPLY']._serialized_start=382
+  _globals['_LISTROUNDSREPLY']._serialized_end=439
+  _globals['_ROUNDVIEW']._serialized_start=442
+  _globals['_ROUNDVIEW']._serialized_end=748
+  _globals['_ENROLREQUEST']._serialized_start=750
+  _globals['_ENROLREQUEST']._serialized_end=800
+  _globals['_ENROLFORREQUEST']._serialized_start=802
+  _globals['_ENROLFORREQUEST']._serialized_end=916
+  _globals['_ENROLREPLY']._serialized_start=918
+  _globals['_ENROLREPLY']._serialized_end=997
+  _globals['_FETCHRESULTREQUEST']._serialized_start=999
+  _globals['_FETCHRESULTREQUEST']._serialized_end=1055
+  _globals['_FETCHCERTIFICATEREQUEST']._serialized_start=1057
+  _globals['_FETCHCERTIFICATEREQUEST']._serialized_end=1118
+  _globals['_FETCHCERTIFICATEREPLY']._serialized_start=1120
+  _globals['_FETCHCERTIFICATEREPLY']._serialized_end=1212
+  _globals['_RESULTHEADER']._serialized_start=1214
+  _globals['_RESULTHEADER']._serialized_end=1300
+  _globals['_RESULTCHUNK']._serialized_start=1302
+  _globals['_RESULTCHUNK']._serialized_end=1405
+  _globals['_FETCHLOGREQUEST']._serialized_start=1407
+  _globals['_FETCHLOGREQUEST']._serialized_end=1466
+  _globals['_LOGENTRY']._serialized_start=1468
+  _globals['_LOGENTRY']._serialized_end=1511
+  _globals['_LOGPIECE']._serialized_start=1513
+  _globals['_LOGPIECE']._serialized_end=1593
+  _globals['_COORDINATOR']._serialized_start=1596
+  _globals['_COORDINATOR']._serialized_end=2197
 # @@protoc_insertion_point(module_scope)

@@ -32,12 +32,14 @@ class TaskView(_message.Message):
     def __init__(self, name: _Optional[str] = ..., task: _Optional[bytes] = ..., rounds: _Optional[int] = ..., current_round: _Optional[int] = ..., finished: bool = ...) -> None: ...
 
 class WatchRoundsRequest(_message.Message):
-    __slots__ = ("task_digest", "from_round")
+    __slots__ = ("task_digest", "from_round", "states_only")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FROM_ROUND_FIELD_NUMBER: _ClassVar[int]
+    STATES_ONLY_FIELD_NUMBER: _ClassVar[int]
     task_digest: bytes
     from_round: int
-    def __init__(self, task_digest: _Optional[bytes] = ..., from_round: _Optional[int] = ...) -> None: ...
+    states_only: bool
+    def __init__(self, task_digest: _Optional[bytes] = ..., from_round: _Optional[int] = ..., states_only: bool = ...) -> None: ...
 
 class ListRoundsRequest(_message.Message):
     __slots__ = ("task_digest",)
@@ -104,14 +106,16 @@ class EnrolForRequest(_message.Message):
     def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., participant: _Optional[str] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
-    __slots__ = ("slot", "heavy", "party_addresses")
+    __slots__ = ("slot", "heavy", "party_addresses", "new")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     HEAVY_FIELD_NUMBER: _ClassVar[int]
     PARTY_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
     slot: int
     heavy: int
     party_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, slot: _Optional[int] = ..., heavy: _Optional[int] = ..., party_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    new: bool
+    def __init__(self, slot: _Optional[int] = ..., heavy: _Optional[int] = ..., party_addresses: _Optional[_Iterable[str]] = ..., new: bool = ...) -> None: ...
 
 class FetchResultRequest(_message.Message):
     __slots__ = ("task_digest", "round")

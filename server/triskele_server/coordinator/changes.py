@@ -16,6 +16,7 @@ class _Board:
     version: int = 0
     moved_in: int = 0  # the version in which a round entered a state last
     changed_in: dict[RoundNumber, int] = field(default_factory=dict)  # the version in which a round changed last
+    entered_in: dict[RoundNumber, int] = field(default_factory=dict)  # the same for its state alone
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -37,7 +38,7 @@ class RoundChanges:
         board = self._boards[id_.task]
         board.version += 1
         if not counts_only:
-            board.moved_in = board.version
+            board.moved_in = board.entered_in[id_.number] = board.version
         board.changed_in[id_.number] = board.version
         board.news.set()
         board.news = asyncio.Event()
@@ -46,9 +47,11 @@ class RoundChanges:
         """To be read before the store: changes after it are found by `since`."""
         return self._boards[task].version
 
-    def since(self, task: TaskDigest, version: int) -> list[RoundNumber]:
-        """The rounds that changed after `version`, in order."""
-        return sorted(number for number, changed in self._boards[task].changed_in.items() if changed > version)
+    def since(self, task: TaskDigest, version: int, *, counts: bool = True) -> list[RoundNumber]:
+        """The rounds that changed after `version`, in order; without `counts`, those that entered a state."""
+        board = self._boards[task]
+        changes = board.changed_in if counts else board.entered_in
+        return sorted(number for number, changed in changes.items() if changed > version)
 
     async def pause(self, task: TaskDigest, version: int, seconds: float) -> None:
         """Return after `seconds`, or as soon as a round has entered a state after `version`, or the process ends."""
@@ -60,10 +63,13 @@ class RoundChanges:
         except TimeoutError:
             return
 
-    async def wait(self, task: TaskDigest, version: int) -> None:
-        """Return once anything has changed after `version`; raises Unavailable when the process ends."""
+    async def wait(self, task: TaskDigest, version: int, *, counts: bool = True) -> None:
+        """Return once anything has changed after `version`, without `counts` once a round has entered a state.
+
+        Raises Unavailable when the process ends.
+        """
         board = self._boards[task]
-        while board.version <= version:
+        while (board.version if counts else board.moved_in) <= version:
             if self._stopped:
                 raise Unavailable("the coordinator is being stopped; connect again")
             await board.news.wait()

@@ -38,13 +38,17 @@ class LogProof:
 class Log:
     """The coordinator's log, in its store; the hashes of the tree are kept in memory too, 64 bytes an entry.
 
-    For one process, as the store's claim wants it. Appending and proving cost O(log n) hashes and a transaction.
+    For one process, as the store's claim wants it: so the checkpoints, and the entry that was asked for last, which
+    all of a round's participants ask for, are read from the store only once. Appending and proving cost O(log n)
+    hashes, appending a transaction.
     """
 
     def __init__(self, store: Store, federation: str) -> None:
         self._store = store
         self._origin = checkpoint.origin(federation)
         self._tree = Tree()
+        self._checkpoints: dict[int, bytes | None] = {}  # by the cosignatures that are enough
+        self._last_read: StoredEntry | None = None
         self.cosigning = asyncio.Lock()  # held while parties are asked: coordinator/cosigning.py
         self._catch_up()
 
@@ -60,6 +64,7 @@ class Log:
         statement about this round, PartyFault if this is no envelope.
         """
         statement, signatures = _opened(envelope)
+        self._last_read = None
         entry = self._store.put_log_entry(id_, leaf_hash(statement), signatures, envelope)
         self._catch_up()
         if entry.leaf != leaf_hash(statement):
@@ -77,7 +82,9 @@ class Log:
 
     def entry(self, id_: RoundId) -> StoredEntry:
         """The entry of a round; raises NotFound."""
-        found = self._store.log_entry(id_)
+        if self._last_read is not None and self._last_read.id == id_:
+            return self._last_read
+        found = self._last_read = self._store.log_entry(id_)
         if found is None:
             raise NotFound(f"the log has no entry of round {id_.number} of this task: it has not ended, or not yet")
         return found
@@ -92,11 +99,16 @@ class Log:
 
     def cosigned(self, head: Checkpoint, lines: Sequence[str]) -> None:
         """Remember that so many parties have cosigned this checkpoint of ours."""
-        self._store.put_checkpoint(head.size, len(lines), checkpoint.note(head, lines))
+        try:
+            self._store.put_checkpoint(head.size, len(lines), checkpoint.note(head, lines))
+        finally:
+            self._checkpoints.clear()  # also when it is not known whether it stands
 
     def checkpoint(self, cosignatures: int = len(PARTIES)) -> bytes | None:
         """The newest signed note with at least so many cosignatures."""
-        return self._store.checkpoint(cosignatures)
+        if cosignatures not in self._checkpoints:
+            self._checkpoints[cosignatures] = self._store.checkpoint(cosignatures)
+        return self._checkpoints[cosignatures]
 
     def proof(self, index: int) -> LogProof:
         """That an entry is in the log: under the newest checkpoint of all three parties that has it, else the newest.

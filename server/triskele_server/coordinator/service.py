@@ -21,7 +21,7 @@ from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, types_pb2
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.result_files import ResultFiles
-from triskele_server.coordinator.rounds import RoundId, RoundRecord
+from triskele_server.coordinator.rounds import RoundId, RoundRecord, StoredResult
 from triskele_server.coordinator.store import Store, StoredTask
 from triskele_server.coordinator.views import round_view
 from triskele_server.rpc.interceptors import Context, about, caller
@@ -52,7 +52,10 @@ class _Standing:
 
     version: int
     last: RoundRecord | None  # the newest round
+    records: dict[RoundNumber, RoundRecord] = field(default_factory=dict)
     views: dict[RoundNumber, coordinator_pb2.RoundView] = field(default_factory=dict)
+    results: dict[RoundNumber, StoredResult] = field(default_factory=dict)
+    numbers: dict[int, list[RoundNumber]] = field(default_factory=dict)  # of the rounds from a first one on
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ignore[misc]  # generated without types
@@ -98,7 +101,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         """First every round from `from_round` on as it stands, then each one again when it has changed.
 
         Changes that come faster than the watcher reads arrive as one, and so do counts that grow faster than all
-        watchers together are told; a new state is told at once. Ends when nothing can change any more.
+        watchers together are told; a new state is told at once, and nothing else to who asks for states only. Ends
+        when nothing can change any more.
         """
         task = self._task(request.task_digest)
         self._watchers[task.spec.digest] += 1
@@ -112,17 +116,19 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self, task: StoredTask, request: coordinator_pb2.WatchRoundsRequest
     ) -> AsyncIterator[coordinator_pb2.RoundView]:
         digest, first = task.spec.digest, min(max(request.from_round, 1), _MAX_NUMBER)
+        counts = not request.states_only
         seen = self._changes.version(digest)
-        pending = self._store.numbers(digest, first)
+        pending = self._numbers(digest, first)
         while True:
             finished = self._finished(task)  # if so before the views are read, they are the last ones
             for number in pending:
                 yield self._view(task, number)
             if finished:
                 return
-            await self._changes.pause(digest, seen, self._watchers[digest] / _VIEWS_PER_SECOND)
-            await self._changes.wait(digest, seen)  # returns at once if something changed meanwhile
-            changed = self._changes.since(digest, seen)
+            if counts:
+                await self._changes.pause(digest, seen, self._watchers[digest] / _VIEWS_PER_SECOND)
+            await self._changes.wait(digest, seen, counts=counts)  # returns at once if something changed meanwhile
+            changed = self._changes.since(digest, seen, counts=counts)
             seen = self._changes.version(digest)
             pending = [number for number in changed if number >= first]
 
@@ -164,14 +170,16 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         slot, new = self._store.enrol(id_, participant)
         if new:
             self._changes.announce(id_, counts_only=True)
-        return coordinator_pb2.EnrolReply(slot=slot, heavy=heavy_index(slot), party_addresses=self._party_addresses)
+        return coordinator_pb2.EnrolReply(
+            slot=slot, heavy=heavy_index(slot), party_addresses=self._party_addresses, new=new
+        )
 
     async def FetchResult(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.FetchResultRequest, context: Context
     ) -> AsyncIterator[coordinator_pb2.ResultChunk]:
         """A header, then the words of a released round: the same bytes for ever."""
         task = self._task(request.task_digest)
-        result = self._store.result(self._round_id(request.task_digest, request.round))
+        result = self._result(self._round_id(request.task_digest, request.round))
         yield coordinator_pb2.ResultChunk(
             header=coordinator_pb2.ResultHeader(
                 dimension=task.spec.dimension,
@@ -197,7 +205,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
     async def _certificate(self, id_: RoundId) -> coordinator_pb2.FetchCertificateReply:
         while True:
             seen = self._changes.version(id_.task)  # before the store is read
-            record = self._store.round(id_)
+            record = self._record(id_)
             if not record.ended:
                 raise WrongState(f"round {id_.number} is {record.state}: its certificate comes when it has ended")
             try:
@@ -232,8 +240,29 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         digest = task.spec.digest
         views = self._standing(digest).views
         if number not in views:
-            views[number] = round_view(self._store.round(RoundId(digest, number)), task.spec)
+            views[number] = round_view(self._record(RoundId(digest, number)), task.spec)
         return views[number]
+
+    def _record(self, id_: RoundId) -> RoundRecord:
+        """The same as the store has it; raises NotFound."""
+        records = self._standing(id_.task).records
+        if id_.number not in records:
+            records[id_.number] = self._store.round(id_)
+        return records[id_.number]
+
+    def _result(self, id_: RoundId) -> StoredResult:
+        """Where a released round's words are; raises as the store."""
+        results = self._standing(id_.task).results
+        if id_.number not in results:
+            results[id_.number] = self._store.result(id_)
+        return results[id_.number]
+
+    def _numbers(self, digest: TaskDigest, first: int) -> list[RoundNumber]:
+        """The rounds from `first` on."""
+        numbers = self._standing(digest).numbers
+        if first not in numbers:
+            numbers[first] = self._store.numbers(digest, first)
+        return numbers[first]
 
     def _standing(self, digest: TaskDigest) -> _Standing:
         version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again

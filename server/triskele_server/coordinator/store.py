@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from triskele.errors import ConfigurationError, InvalidTask, NotFound, WrongState
@@ -215,20 +215,24 @@ class Store:
 
     def enrol(self, id_: RoundId, participant: ParticipantId) -> Admission:
         """Admit `participant` to the OPEN round: slots go by the order of admission, the same one when repeated."""
+        of = {"in_task": id_.task, "in_round": id_.number}
+        who = {**of, "who": participant}
         with self._writing() as session:
-            row = _locked(session, id_)
+            row = session.execute(_ADMITTING, of).first()
+            if row is None:
+                raise _no_round(id_)
             if row.state != RoundState.OPEN:
                 raise WrongState(f"round {id_.number} is {row.state}, no longer OPEN; enrol in the next one")
-            known = session.scalar(_of_round(row, EnrolmentRow.slot).where(EnrolmentRow.participant == participant))
+            known = session.scalar(_SLOT, who)
             if known is not None:
                 return Admission(Slot(known), new=False)
-            slot = session.scalars(_of_round(row, func.count(EnrolmentRow.slot))).one()
+            slot = session.scalars(_ENROLLED, of).one()
             if slot >= row.max_participants:
                 raise WrongState(
                     f"round {id_.number} is full: {slot} participants are enrolled, the task's maximum; "
                     "enrol in the next one"
                 )
-            session.add(EnrolmentRow(task=id_.task, round=id_.number, participant=participant, slot=slot))
+            session.execute(_ENROL, {**who, "in_slot": slot})
             return Admission(Slot(slot), new=True)
 
     def note_uploads(self, id_: RoundId, uploaded: int, quorum_since: float | None) -> bool:
@@ -356,6 +360,19 @@ class Store:
             return session.scalar(enough.order_by(CheckpointRow.size.desc()).limit(1))
 
 
+# Admission, once for every participant of every round: made once, and of columns instead of objects.
+_OF_ROUND = (EnrolmentRow.task == bindparam("in_task"), EnrolmentRow.round == bindparam("in_round"))
+_ADMITTING = (
+    select(RoundRow.state, RoundRow.max_participants)
+    .where(RoundRow.task == bindparam("in_task"), RoundRow.number == bindparam("in_round"))
+    .with_for_update()
+)
+_SLOT = select(EnrolmentRow.slot).where(*_OF_ROUND, EnrolmentRow.participant == bindparam("who"))
+_ENROLLED = select(func.count(EnrolmentRow.slot)).where(*_OF_ROUND)
+_ENROL = insert(EnrolmentRow).values(
+    task=bindparam("in_task"), round=bindparam("in_round"), participant=bindparam("who"), slot=bindparam("in_slot")
+)
+
 _GOING_ON = [s.value for s in RoundState if not has_ended(s)]
 
 
@@ -367,8 +384,12 @@ def _locked(session: Session, id_: RoundId) -> RoundRow:
 def _round(session: Session, id_: RoundId, *, lock: bool = False) -> RoundRow:
     row = session.get(RoundRow, (id_.task, id_.number), with_for_update=lock or None)
     if row is None:
-        raise NotFound(f"the task has no round {id_.number} yet; watch its rounds or list them")
+        raise _no_round(id_)
     return row
+
+
+def _no_round(id_: RoundId) -> NotFound:
+    return NotFound(f"the task has no round {id_.number} yet; watch its rounds or list them")
 
 
 def _id(row: RoundRow) -> RoundId:

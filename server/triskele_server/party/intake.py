@@ -20,6 +20,7 @@ import datetime
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from weakref import WeakValueDictionary, ref
 
 from cryptography import x509
@@ -233,7 +234,7 @@ class Intake:
             raise InvalidUpload(f"manifest: made for {manifest.participant}, but sent by {caller.name}")
         key = RoundKey(manifest.task, manifest.round)
         record = self._store.round(key)  # (3)
-        spec = TaskSpec.from_canonical(record.canonical)
+        spec = _spec(record.canonical)
         spec.check_takes_part(manifest.participant)
         manifest.check_belongs_to(spec, key.number)  # (4)
         return _Claim(manifest, key, spec.ring, record.state is RoundState.OPEN)
@@ -311,14 +312,12 @@ class Intake:
 
     def _reserve(self, claim: _Claim, *, relayed: bool = False) -> Upload:
         manifest = claim.manifest
-        found = self._store.upload(claim.key, manifest.participant)
-        if found is not None and found.complete:  # the answer was lost: say again that it is there, whatever the state
-            found.check_manifest(manifest.digest)
-            metrics.REPLAYS.labels("repeated").inc()
-            return found
         submission = Submission(manifest.slot, manifest.participant, manifest.digest)
         size = manifest.length * claim.ring.word_bytes if manifest.heavy in held_shares(self._party) else 0
-        return self._store.reserve(claim.key, submission, manifest.heavy, size, self._room, relayed=relayed)
+        upload = self._store.reserve(claim.key, submission, manifest.heavy, size, self._room, relayed=relayed)
+        if upload.complete:  # the answer was lost: say again that it is there, whatever the round's state
+            metrics.REPLAYS.labels("repeated").inc()
+        return upload
 
     def _check_shares(self, manifest: Manifest, shares: Sequence[ReceivedShare]) -> None:
         """Steps (5) and (6)."""
@@ -335,6 +334,11 @@ class Intake:
                 raise InvalidUpload(f"share {share.index}: the seed has {len(share.seed)} bytes, not {SEED_BYTES}")
             elif not commitment_matches(manifest.commitments[share.index], Salt(share.salt), share.seed):
                 raise InvalidUpload(f"share {share.index}: does not match the manifest's commitment")
+
+
+@lru_cache(maxsize=64)  # of a content-addressed value: nothing to go stale
+def _spec(canonical: bytes) -> TaskSpec:
+    return TaskSpec.from_canonical(canonical)
 
 
 def _seeds(manifest: Manifest, shares: Sequence[ReceivedShare]) -> dict[ShareIndex, bytes]:

@@ -69,8 +69,8 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         begin = partial(self._intake.begin, relay=header.relay)
         session = await asyncio.to_thread(begin, caller(context), header.manifest, shares)
         try:
-            if not session.complete:
-                await _receive(requests, session)
+            if not session.complete and not await _receive(requests, session):
+                return _reply(Progress(session.position, complete=False))
             progress = await asyncio.to_thread(session.finish)
             if progress.relaying:
                 self._relay(session.key, session.participant)
@@ -87,8 +87,8 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         begin = self._intake.begin_relay
         session = await asyncio.to_thread(begin, caller(context), header.manifest, header.salt)
         try:
-            if not session.complete:
-                await _receive(requests, session)
+            if not session.complete and not await _receive(requests, session):
+                return _reply(Progress(session.position, complete=False))
             return _reply(await asyncio.to_thread(session.finish))
         finally:  # as in Upload
             await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
@@ -243,12 +243,17 @@ async def _receive_sealed(requests: AsyncIterator[party_pb2.SealedUploadRequest]
 
 async def _receive(
     requests: AsyncIterator[party_pb2.UploadRequest] | AsyncIterator[party_pb2.RelayRequest], session: UploadSession
-) -> None:
+) -> bool:
+    """False, and nothing is taken, if a stream begins at byte 0 where a part is here already: who sends it is told."""
+    known = session.position
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidUpload("after the header of an upload come chunks only")
         chunk = request.chunk
+        if known and not chunk.offset and session.position == known:
+            return False
         await asyncio.to_thread(session.write, chunk.offset, chunk.data)
+    return True
 
 
 def _key(

@@ -43,6 +43,7 @@ _RESTORE = (
     "restore it from the latest backup, or, to give up this party's part in all rounds so far, start it with an empty "
     "data folder"
 )
+_READ_AT_MOST = 64  # rounds kept in memory, each with its task
 MAX_ATTEMPTS = 16  # at one round; the coordinator gives up much sooner
 
 
@@ -60,6 +61,7 @@ class PartyStore:
 
     def _open(self, data: Path) -> None:
         self._lock = threading.Lock()
+        self._read: dict[RoundKey, RoundRecord] = {}  # rounds as they stand: every upload asks for its own
         self._engine = sa.create_engine(
             f"sqlite:///{data / 'party.db'}",
             poolclass=StaticPool,
@@ -92,16 +94,24 @@ class PartyStore:
             self._claim.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, changed: RoundKey | None = None) -> Iterator[sa.Connection]:
+        """`changed`: the round whose own row the transaction may change."""
         with self._lock:
-            if self._claim.closed:
-                raise Unavailable("this party is stopping: try again later")
-            with self._engine.begin() as connection:
-                yield connection
+            self._check_not_closed()
+            try:
+                with self._engine.begin() as connection:
+                    yield connection
+            finally:
+                if changed is not None:
+                    self._read.pop(changed, None)
+
+    def _check_not_closed(self) -> None:
+        if self._claim.closed:
+            raise Unavailable("this party is stopping: try again later")
 
     def open_round(self, key: RoundKey, canonical: bytes) -> RoundRecord:
         """Open a round, or find it as it is if it was opened before. Raises WrongState for one before the newest."""
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             found = _find_round(transaction, key)
             if found is not None:
                 return found
@@ -117,8 +127,16 @@ class PartyStore:
 
     def round(self, key: RoundKey) -> RoundRecord:
         """The round; raises NotFound if this party never opened it."""
+        with self._lock:
+            self._check_not_closed()
+            if (known := self._read.get(key)) is not None:
+                return known
         with self._transaction() as transaction:
-            return _round(transaction, key)
+            found = _round(transaction, key)
+            if len(self._read) == _READ_AT_MOST:
+                self._read.clear()
+            self._read[key] = found
+            return found
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """All rounds, also ended ones."""
@@ -157,14 +175,16 @@ class PartyStore:
 
         `relayed`: of a new one, whether the other holder brings them.
 
-        Raises WrongState, Conflict if another upload stands, Busy if there is no room.
+        Raises WrongState unless the round is open or the upload complete, Conflict if another upload stands, Busy if
+        there is no room.
 
         Which slot is whose only the coordinator knows: two participants may claim one, and sealing settles it. Were
         a claim exclusive here, anybody could keep a participant out by claiming its slot first.
         """
         with self._transaction() as transaction:
-            _must_be_open(transaction, key)
             found = _find_upload(transaction, key, submission.participant)
+            if found is None or not found.complete:
+                _must_be_open(transaction, key)
             if found is not None:
                 found.check_manifest(submission.manifest_digest)
                 return found
@@ -261,7 +281,7 @@ class PartyStore:
 
     def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundRecord:
         """Fix the input set; the same again is no error. Raises Conflict on another, WrongState if one is missing."""
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             record = _round(transaction, key)
             held = {u.participant: u for u in _all_uploads(transaction, key)}
             if record.state is not RoundState.OPEN:
@@ -285,7 +305,7 @@ class PartyStore:
         A COMBINED round takes part again if another party lost the aggregate that it had not stored yet. Only so many
         rounds of a task as are `affordable` ever begin: the next one's first attempt is False too.
         """
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             record = _round(transaction, key)
             if record.state is RoundState.OPEN:
                 raise WrongState(f"{key} is OPEN: seal it before it runs")
@@ -312,7 +332,7 @@ class PartyStore:
         A later attempt at a masked aggregate takes the place of an earlier one: the words differ by the mask. That of a
         public one gives the same words.
         """
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             record = _round(transaction, key)
             before = record.outcome
             if before is not None and not outcome.masked and before.output_digest != outcome.output_digest:
@@ -324,7 +344,7 @@ class PartyStore:
 
     def end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> RoundRecord:
         """End a round; one that has ended stays as it ended. Raises WrongState if it cannot end so from its state."""
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             record = _round(transaction, key)
             if has_ended(record.state):
                 return record
@@ -333,7 +353,7 @@ class PartyStore:
 
     def keep_statement(self, key: RoundKey, statement: bytes) -> bytes:
         """The statement that this party signs of the ended round: the first one that was kept, for ever."""
-        with self._transaction() as transaction:
+        with self._transaction(key) as transaction:
             where = (*_round_is(key), rounds.c.statement.is_(None))
             transaction.execute(rounds.update().where(*where).values(statement=statement))
             return _round(transaction, key).statement or statement

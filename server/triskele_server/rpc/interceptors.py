@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -134,11 +134,16 @@ def about(task: bytes, number: int) -> None:
     TRACES.about(RoundTrace(task, number))
 
 
-class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the type hints only
-    """Puts one layer around every handler, whatever its kind."""
+class Layers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the type hints only
+    """Puts layers around every handler, whatever its kind, the first one outermost. A method is wrapped only once.
 
-    def __init__(self, layer: Layer) -> None:
-        self._layer = layer
+    `requests` is put right around the handler itself, as it changes what comes in; see `triskele_server.rpc.requests`.
+    """
+
+    def __init__(self, layers: Sequence[Layer], requests: Callable[[str, Any], Any]) -> None:
+        self._layers = tuple(layers)
+        self._requests = requests
+        self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
         self,
@@ -146,10 +151,15 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The wrapped handler; None (unknown method) stays None and becomes UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)  # Any: the type hints do not know a handler's fields
-        if handler is None:
-            return handler
         method = str(handler_call_details.method)
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)  # Any: the type hints do not know a handler's fields
+            if handler is None:
+                return None
+            self._wrapped[method] = self._around(method, self._requests(method, handler))
+        return self._wrapped[method]
+
+    def _around(self, method: str, handler: Any) -> Any:
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
             make = grpc.stream_stream_rpc_method_handler
@@ -166,7 +176,9 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
 
     def _single(self, inner: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
         async def handle(request: Any, context: Context) -> Any:
-            async with self._layer(method, context):
+            async with AsyncExitStack() as entered:
+                for layer in self._layers:
+                    await entered.enter_async_context(layer(method, context))
                 return await inner(request, context)
 
         return handle
@@ -175,9 +187,12 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         self, inner: Callable[..., AsyncGenerator[Any, None]], method: str
     ) -> Callable[..., AsyncIterator[Any]]:
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._layer(method, context), aclosing(inner(request, context)) as replies:
-                async for reply in replies:
-                    yield reply
+            async with AsyncExitStack() as entered:
+                for layer in self._layers:
+                    await entered.enter_async_context(layer(method, context))
+                async with aclosing(inner(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         return handle
 

@@ -1,4 +1,4 @@
-"""The innermost interceptor: requests that do not decode are our error, and uploads that stand still are ended."""
+"""Right around each handler: requests that do not decode are our error, and uploads that stand still are ended."""
 
 from __future__ import annotations
 
@@ -21,23 +21,12 @@ class _Undecodable:
     """Stands for a request that is no message: gRPC would answer UNKNOWN with the exception's text by itself."""
 
 
-class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the type hints only
-    """Wraps the handlers themselves, below all layers; see `triskele_server.rpc.interceptors`."""
+def checked_requests(limits: ServerLimits) -> Callable[[str, Any], Any]:
+    """What makes a method's handler one that is given decoded requests only, in time, and whose bytes are counted."""
 
-    def __init__(self, limits: ServerLimits) -> None:
-        self._limits = limits
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The handler, given decoded requests only; None (unknown method) stays None and becomes UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        idle = self._limits.upload_idle_seconds if handler_call_details.method in UPLOADS else None
-        method, guarded = str(handler_call_details.method), _guarded(handler.request_deserializer)
+    def checked(method: str, handler: Any) -> Any:
+        idle = limits.upload_idle_seconds if method in UPLOADS else None
+        guarded = _guarded(handler.request_deserializer)
         decode, encode = metrics.sized(method, guarded, handler.response_serializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(_of_one(handler.unary_unary), decode, encode)
@@ -46,6 +35,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
         if handler.stream_unary:
             return grpc.stream_unary_rpc_method_handler(_of_many(handler.stream_unary, idle), decode, encode)
         return grpc.stream_stream_rpc_method_handler(_of_many_streaming(handler.stream_stream), decode, encode)
+
+    return checked
 
 
 def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -15,7 +15,7 @@ from triskele_server.rpc.channel import message_options
 from triskele_server.rpc.deadlines import within
 from triskele_server.rpc.deny_list import DenyList
 from triskele_server.rpc.interceptors import (
-    LayerInterceptor,
+    Layers,
     access_for,
     caller,
     errors_to_statuses,
@@ -24,7 +24,7 @@ from triskele_server.rpc.interceptors import (
 )
 from triskele_server.rpc.protocol import same_protocol
 from triskele_server.rpc.quotas import Quotas
-from triskele_server.rpc.requests import RequestInterceptor
+from triskele_server.rpc.requests import checked_requests
 from triskele_server.rpc.tls import TlsFiles
 
 __all__ = ["STOP_SECONDS", "bind", "build_server", "caller", "interceptors", "stop_server", "until_stop_signal"]
@@ -73,7 +73,7 @@ def interceptors(
         access_for(federation, deny_list),
         traced,
     )
-    return [*(LayerInterceptor(layer) for layer in layers), RequestInterceptor(limits)]
+    return [Layers(layers, checked_requests(limits))]
 
 
 def _milliseconds(seconds: float) -> int:

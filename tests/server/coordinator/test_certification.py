@@ -85,6 +85,7 @@ def test_a_round_that_goes_on_has_no_certificate_and_signatures_are_waited_for_o
                 await served.stub().FetchCertificate(REQUEST, timeout=20)
             it.enrol("alice")
             it.store.end(RoundId(SPEC.digest, RoundNumber(1)), RoundEvent.EXPIRE, Blame("reason", "coordinator"))
+            it.changes.announce(RoundId(SPEC.digest, RoundNumber(1)))
             with pytest.raises(grpc.RpcError) as ended:
                 await served.stub().FetchCertificate(REQUEST, timeout=1.5)
         assert open_.value.code() is grpc.StatusCode.FAILED_PRECONDITION

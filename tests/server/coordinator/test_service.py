@@ -52,8 +52,8 @@ class Served:
         request = coordinator_pb2.EnrolRequest(task_digest=TASK, round=number)
         return await self.stub(f"participants/{name}").Enrol(request, timeout=20)
 
-    def watch(self, from_round: int = 0) -> grpc.aio.UnaryStreamCall:
-        request = coordinator_pb2.WatchRoundsRequest(task_digest=TASK, from_round=from_round)
+    def watch(self, from_round: int = 0, *, states_only: bool = False) -> grpc.aio.UnaryStreamCall:
+        request = coordinator_pb2.WatchRoundsRequest(task_digest=TASK, from_round=from_round, states_only=states_only)
         return self.stub().WatchRounds(request, timeout=30)
 
     async def fetch(self, number: int = 1) -> tuple[coordinator_pb2.ResultHeader, bytes]:
@@ -280,6 +280,23 @@ def test_counts_that_grow_fast_are_told_together_and_a_new_state_at_once(play: P
         views = [await asyncio.wait_for(w.read(), 10) for w in watching]
         assert [(v.enrolled, v.state) for v in views] == [(2, "FAILED")] * 8
         assert reads == {"round": 1, "last_round": 1}, "read once for all watchers"
+
+    play(scenario)
+
+
+def test_who_asks_for_states_only_is_not_told_of_counts(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        it = served.it
+        open_round(it)
+        watching, counting = served.watch(states_only=True), served.watch()
+        assert {(await w.read()).state for w in (watching, counting)} == {"OPEN"}
+        assert (await served.enrol("alice")).new
+        assert not (await served.enrol("alice")).new
+        assert (await counting.read()).enrolled == 1
+        it.store.end(FIRST, RoundEvent.FAIL, Blame("broken", "party:1", "why"))
+        it.changes.announce(FIRST)
+        view = await asyncio.wait_for(watching.read(), 10)
+        assert (view.state, view.enrolled) == ("FAILED", 1), "the next view after OPEN"
 
     play(scenario)
 

@@ -347,6 +347,23 @@ def test_broken_upload_goes_on_where_it_stopped(start_party, spec, submission):
     assert (reply.complete, same) == (True, True)
 
 
+def test_upload_that_begins_again_is_told_what_is_there(start_party, spec, submission):
+    async def scenario():
+        async with start_party() as party:
+            await party.open(spec)
+            made = submission()
+            await _break_off(party, made, 3 * 1024)
+            await party.status(made)  # ends the broken stream
+            told = await party.submit(made)
+            again = await party.status(made)
+            reply = await party.upload([made.header(0), *made.chunks(start=again.committed)], as_participant="alice")
+            return told, again, reply, party.share_files()["alice-0.words"] == made.heavy_bytes
+
+    told, again, reply, same = asyncio.run(scenario())
+    assert (told.committed, told.complete) == (again.committed, again.complete) == (3 * 1024, False)
+    assert (reply.complete, same) == (True, True)
+
+
 def test_broken_upload_goes_on_after_a_restart_of_the_party(start_party, spec, submission):
     async def scenario():
         made = submission()
