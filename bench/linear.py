@@ -2,11 +2,12 @@
 
     python -m bench.linear --participants 100 --dimension 1000000
 
-Heavy shares are files of random words and are read a range at a time, as in a party; seeds are expanded. Each step
+Heavy shares are files of random words and are read a chunk at a time, as in a party; seeds are expanded. Each step
 runs in a process of its own, which starts with empty memory: `sketch` (both shares of every submission, as step 5, with
 the check's buckets; `sketch-gram` with a sketched Gram matrix's), `combine` with secret and with public weights
-(step 9), and the mean. CPU seconds are user and system time of the process from when its code is compiled, wall seconds
-beside them; peak is the most memory it ever had. Everything goes to a temporary folder, which is deleted.
+(step 9), and the mean. `seeds` and `files` only read these shares, once: no pass over the words can be cheaper. CPU
+seconds are user and system time of the process from when its code is compiled, wall seconds beside them; peak is the
+most memory it ever had. Everything goes to a temporary folder, which is deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import secrets
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,11 +29,11 @@ from triskele.ids import ParticipantId, PartyIndex, RoundNumber, ShareIndex, Slo
 from triskele.ring import Ring
 from triskele.sharing import Seed, ShareContext, heavy_index
 from triskele_server.linear.combine import combine_public, combine_secret
-from triskele_server.linear.shares import FileShare, HeldShare, SeedShare, SharePair
+from triskele_server.linear.shares import CHUNK_WORDS, FileShare, HeldShare, SeedShare, SharePair, chunks
 from triskele_server.linear.sketch import CHECK_BUCKETS, GRAM_BUCKETS, Sketch
 
 PARTY = PartyIndex(0)
-STEPS = ("mean", "sketch", "sketch-gram", "combine-secret", "combine-public")
+STEPS = ("mean", "seeds", "files", "sketch", "sketch-gram", "combine-secret", "combine-public")
 _PIECE = 1 << 22
 
 
@@ -45,7 +45,6 @@ class Case:
     count: int
     dimension: int
     ring: Ring
-    threads: int = 1
 
 
 def write_words(case: Case) -> None:
@@ -83,18 +82,21 @@ def run(step: str, case: Case) -> None:
         return
     rows, dimension = pairs(case), case.dimension
     first, second = [row.first for row in rows], [row.second for row in rows]
-    with ThreadPoolExecutor(case.threads) as pool:
-        executor = pool if case.threads > 1 else None
-        if step.startswith("sketch"):
-            sketch = Sketch(bytes(32), dimension, GRAM_BUCKETS if step == "sketch-gram" else CHECK_BUCKETS)
-            for shares in (first, second):
-                sketch.apply(shares, executor)
-        elif step == "combine-secret":
-            weights = [(secrets.randbits(62), secrets.randbits(62)) for _ in rows]
-            combine_secret(rows, weights, dimension, executor)
-        else:
-            for shares in (first, second):
-                combine_public(shares, [1] * case.count, dimension, executor)
+    if step in ("seeds", "files"):
+        room = np.empty(CHUNK_WORDS, case.ring.dtype)
+        for share in first + second:
+            if isinstance(share, SeedShare) == (step == "seeds"):
+                stream = share.stream(0)
+                for start, stop in chunks(dimension):
+                    stream.read_into(room[: stop - start])
+    elif step.startswith("sketch"):
+        Sketch(bytes(32), dimension, GRAM_BUCKETS if step == "sketch-gram" else CHECK_BUCKETS).apply(first + second)
+    elif step == "combine-secret":
+        weights = [(secrets.randbits(62), secrets.randbits(62)) for _ in rows]
+        combine_secret(rows, weights, dimension)
+    else:
+        for shares in (first, second):
+            combine_public(shares, [1] * case.count, dimension)
 
 
 def measured(step: str, case: Case) -> dict[str, float]:
@@ -129,14 +131,13 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=1_000_000)
     parser.add_argument("--ring", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
     for bits in chosen.ring:
         ring = Ring(bits)
         with tempfile.TemporaryDirectory(prefix="bench-linear-") as name:
-            case = Case(Path(name), chosen.participants, chosen.dimension, ring, chosen.threads)
+            case = Case(Path(name), chosen.participants, chosen.dimension, ring)
             write_words(case)
             for step in chosen.steps:
                 figures = measured(step, case)

@@ -69,7 +69,7 @@ def encode(
     random = np.empty(_CHUNK, "<u4")
     for part in _chunks(len(update)):
         size = part.stop - part.start
-        rounding.read_into(random[:size].view(np.uint8))
+        rounding.read_into(random[:size])
         np.multiply(random[:size], 2.0**-32, out=uniform[:size])
         np.multiply(update[part], scale, out=scaled[:size], dtype=np.float64)
         np.add(scaled[:size], uniform[:size], out=scaled[:size])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triskele.ring import WIDE, Ring, Words
 
-_ZEROS: Final = bytes(1 << 18)  # AES-CTR of zeros is the key stream; read only
+_ZEROS: Final = memoryview(bytes(1 << 18))  # AES-CTR of zeros is the key stream; a part of a view is no copy
 _BLOCK: Final = 16  # bytes of one AES block
 
 
@@ -38,13 +38,15 @@ class KeyStream:
         self.read_into(out)
         return out
 
-    def read_into(self, out: NDArray[np.uint8]) -> None:
-        """Fill a contiguous byte array with the next bytes, without an allocation."""
-        view = out.data
-        for start in range(0, len(out), len(_ZEROS)):
-            stop = min(start + len(_ZEROS), len(out))
+    def read_into(self, out: NDArray[Any]) -> None:
+        """Fill a contiguous array [length] with the next bytes, without an allocation."""
+        view = out.view(np.uint8).data
+        for start in range(0, len(view), len(_ZEROS)):
+            stop = min(start + len(_ZEROS), len(view))
             self._cipher.update_into(_ZEROS[: stop - start], view[start:stop])
 
     def words(self, count: int, ring: Ring = WIDE) -> Words:
         """The next `count` little-endian words of a ring."""
-        return self.read(count * ring.word_bytes).view(ring.dtype)
+        out = np.empty(count, ring.dtype)
+        self.read_into(out)
+        return out

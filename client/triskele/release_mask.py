@@ -43,5 +43,5 @@ def _apply(words: Words, stream: KeyStream, operation: np.ufunc) -> None:
     for start in range(0, len(words), _CHUNK):
         part = words[start : start + _CHUNK]
         drawn = mask[: len(part)]
-        stream.read_into(drawn.view(np.uint8))
+        stream.read_into(drawn)
         operation(part, drawn, out=part)

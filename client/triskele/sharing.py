@@ -90,7 +90,7 @@ def split(words: Words, *, heavy: ShareIndex, context: ShareContext, entropy: by
     for start in range(0, len(rest), _CHUNK):
         part = rest[start : start + _CHUNK]
         for stream in streams:
-            stream.read_into(mask[: len(part)].view(np.uint8))
+            stream.read_into(mask[: len(part)])
             part -= mask[: len(part)]
     first, second, third = (Salt(derive(entropy, b"triskele/v1/salt" + bytes([i]))) for i in range(3))
     return Sharing(heavy, rest, seeds, (first, second, third))

@@ -256,19 +256,35 @@ class EncryptedWordShare:
     cipher: AESGCM = field(repr=False)
     ring: Ring = WIDE
 
-    def read(self, start: int, stop: int) -> Words:
-        """Words start to stop; raises StoreDamaged if the file was damaged or is another key's."""
-        size = self.ring.word_bytes
-        first, last = start * size // BLOCK_BYTES, -(-stop * size // BLOCK_BYTES)
+    def stream(self, start: int) -> EncryptedWordStream:
+        """See HeldShare."""
+        return EncryptedWordStream(self.path, self.cipher, start * self.ring.word_bytes)
+
+
+@dataclass
+class EncryptedWordStream:
+    """The words of an encrypted file in order: `triskele_server.linear.shares.WordStream`."""
+
+    path: Path
+    _cipher: AESGCM = field(repr=False)
+    _position: int  # in bytes of words
+
+    def read_into(self, out: Words) -> None:
+        """See WordStream; raises StoreDamaged if the file was damaged or is another key's."""
+        stop = self._position + out.nbytes
+        first, last = self._position // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
+        view, filled, skipped = out.view(np.uint8), 0, self._position - first * BLOCK_BYTES
         try:
             with self.path.open("rb") as file:
                 file.seek(_HEADER + first * _SLOT)
-                blocks = [_opened(self.cipher, number, file.read(_SLOT)) for number in range(first, last)]
+                for number in range(first, last):
+                    block = np.frombuffer(_opened(self._cipher, number, file.read(_SLOT)), np.uint8)
+                    part = block[skipped : skipped + len(view) - filled]
+                    view[filled : filled + len(part)] = part
+                    filled, skipped = filled + len(part), 0
         except OSError:
             raise StoreDamaged(f"{self.path.name} cannot be read") from None
-        words = np.frombuffer(blocks[0] if len(blocks) == 1 else b"".join(blocks), self.ring.dtype)
-        skipped = first * BLOCK_BYTES // size
-        return words[start - skipped : stop - skipped]
+        self._position = stop
 
 
 def read_plain(path: Path, size: int, start: int) -> Iterator[bytes]:

@@ -44,7 +44,7 @@ from triskele_proto.v1 import control_pb2, coordinator_pb2, party_pb2, peer_pb2,
 from triskele_server.at_rest import ShareVault
 from triskele_server.config import load_coordinator, load_party, load_task
 from triskele_server.coordinator.party_link import _status as party_status
-from triskele_server.linear.shares import FileShare
+from triskele_server.linear.shares import FileShare, read_rows
 from triskele_server.party.checkpoint import Decision, FileCheckpoints
 from triskele_server.party.coin_key import coin_key
 from triskele_server.party.cosigner import read_cosigned
@@ -294,7 +294,7 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
 
     def plain(data: bytes) -> None:
         words.write_bytes(data)
-        FileShare.of(words, 8).read(0, 8)
+        read_rows([FileShare.of(words, 8)], 0, 8)
 
     yield Target("share-words", plain, (bytes(64),))
     place = ShareContext(SPEC.digest, ROUND, NAME).info(ShareIndex(0))
@@ -305,7 +305,7 @@ def _party_files(made: Material, scratch: Path) -> Iterator[Target]:
 
     def encrypted(data: bytes) -> None:
         sealed.write_bytes(data)
-        vault.words(sealed, place, 8).read(0, 8)
+        read_rows([vault.words(sealed, place, 8)], 0, 8)
 
     yield Target("share-encrypted", encrypted, (sealed.read_bytes(),))
 

@@ -2,69 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
 from triskele.ring import Ring, Words
-from triskele_server.linear.shares import HeldShare, SharePair, chunks
-
-_Range = tuple[int, int]
+from triskele_server.linear.shares import CHUNK_WORDS, HeldShare, SharePair, chunks
 
 
-def combine_public(
-    shares: Sequence[HeldShare], weights: Sequence[int], dimension: int, executor: Executor | None = None
-) -> Words:
+def combine_public(shares: Sequence[HeldShare], weights: Sequence[int], dimension: int) -> Words:
     """One share of y for public integer weights: words [dimension]. Two parties compute each share and compare."""
     ring = shares[0].ring
-    return _streamed(partial(_public_chunk, shares, _factors(weights, ring)), dimension, ring, executor)
+    total, words = np.zeros(dimension, ring.dtype), np.empty(CHUNK_WORDS, ring.dtype)
+    streams = [share.stream(0) for share in shares]
+    for start, stop in chunks(dimension):
+        part = words[: stop - start]
+        for stream, weight in zip(streams, _factors(weights, ring), strict=True):
+            stream.read_into(part)
+            _add_multiple(total[start:stop], part, weight)
+    return total
 
 
-def combine_secret(
-    rows: Sequence[SharePair],
-    weights: Sequence[tuple[int, int]],
-    dimension: int,
-    executor: Executor | None = None,
-) -> Words:
+def combine_secret(rows: Sequence[SharePair], weights: Sequence[tuple[int, int]], dimension: int) -> Words:
     """This party's additive part of y for secret weights given by its two shares of each: words [dimension].
 
     Re-randomise before sending: the part alone says something about the shares of the others.
     """
     ring = rows[0].first.ring
-    first, second = _factors([a for a, _ in weights], ring), _factors([b for _, b in weights], ring)
-    return _streamed(partial(_secret_chunk, rows, first, second), dimension, ring, executor)
+    total, words = np.zeros(dimension, ring.dtype), np.empty((2, CHUNK_WORDS), ring.dtype)
+    streams = [(row.first.stream(0), row.second.stream(0)) for row in rows]
+    factors = _factors([a for a, _ in weights], ring), _factors([b for _, b in weights], ring)
+    for start, stop in chunks(dimension):
+        first, second = words[0, : stop - start], words[1, : stop - start]
+        for (of_first, of_second), w_first, w_second in zip(streams, *factors, strict=True):
+            of_first.read_into(first)
+            of_second.read_into(second)
+            _add_cross_terms(total[start:stop], first, second, w_first, w_second)
+    return total
 
 
 def _factors(weights: Sequence[int], ring: Ring) -> Words:
     """Weights or shares of them, mod 2^bits of the ring."""
     return ring.reduced(np.array(weights, np.int64))
-
-
-def _streamed(chunk: Callable[[_Range], Words], dimension: int, ring: Ring, executor: Executor | None) -> Words:
-    each = executor.map if executor is not None else map
-    total = np.empty(dimension, ring.dtype)
-    ranges = list(chunks(dimension))
-    for (start, stop), part in zip(ranges, each(chunk, ranges), strict=True):
-        total[start:stop] = part
-    return total
-
-
-def _public_chunk(shares: Sequence[HeldShare], weights: Words, span: _Range) -> Words:
-    total = np.zeros(span[1] - span[0], weights.dtype)
-    for share, weight in zip(shares, weights, strict=True):
-        _add_multiple(total, share.read(*span), weight)
-    return total
-
-
-def _secret_chunk(rows: Sequence[SharePair], first: Words, second: Words, span: _Range) -> Words:
-    total = np.zeros(span[1] - span[0], first.dtype)
-    for row, w_first, w_second in zip(rows, first, second, strict=True):
-        _add_cross_terms(total, row.first.read(*span), row.second.read(*span), w_first, w_second)
-    return total
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types

@@ -27,9 +27,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from concurrent.futures import Executor
 from decimal import Decimal, localcontext
-from functools import cache, partial
+from functools import cache
 from typing import Final
 
 import numba
@@ -55,23 +54,20 @@ _Random = NDArray[np.uint64]
 _Scale = tuple[np.uint64, np.uint64, np.uint64, _Random, np.uint64]
 
 
-def discrete_gaussian(key: bytes, sigma: int, length: int, executor: Executor | None = None) -> Words:
+def discrete_gaussian(key: bytes, sigma: int, length: int) -> Words:
     """int64 [length] of independent samples from N_Z(0, sigma^2), a function of the 16-byte `key`.
 
     Raises ValueError unless sigma is a multiple of STEPS up to MAX_SIGMA.
     """
     if not STEPS <= sigma <= MAX_SIGMA or sigma % STEPS:
         raise ValueError(f"sigma {sigma} is not a multiple of {STEPS} up to {MAX_SIGMA}")
-    each = executor.map if executor is not None else map
     samples = np.empty(length, np.int64)
-    ranges = list(chunks(length, _BLOCK))
-    for (start, stop), block in zip(ranges, each(partial(_block, key, sigma), ranges), strict=True):
-        samples[start:stop] = block
+    for start, stop in chunks(length, _BLOCK):
+        samples[start:stop] = _block(key, sigma, start, stop)
     return samples
 
 
-def _block(key: bytes, sigma: int, span: tuple[int, int]) -> Words:
-    start, stop = span
+def _block(key: bytes, sigma: int, start: int, stop: int) -> Words:
     stream = KeyStream(key, block=start // _BLOCK * _BLOCK_COUNTERS)
     samples, filled = np.empty(stop - start, np.int64), 0
     left = np.empty(0, np.uint64)

@@ -27,9 +27,13 @@ def exact_gram_part(rows: Sequence[SharePair], dimension: int, matrix: Words | N
     """The same over all words of the shares, a chunk at a time, of the rows that `matrix` mixes them into."""
     count = len(rows) if matrix is None else len(matrix)
     total = np.zeros((count, count), np.int64)
+    streams = [(row.first.stream(0), row.second.stream(0)) for row in rows]
+    words = np.empty((2, len(rows), _CHUNK_WORDS), np.int64)
     for start, stop in chunks(dimension, _CHUNK_WORDS):
-        first = np.stack([row.first.read(start, stop) for row in rows])
-        second = np.stack([row.second.read(start, stop) for row in rows])
+        first, second = words[:, :, : stop - start]
+        for i, (of_first, of_second) in enumerate(streams):
+            of_first.read_into(first[i])
+            of_second.read_into(second[i])
         total += gram_part(mixed(first, matrix), mixed(second, matrix))
     return total
 

@@ -11,9 +11,7 @@ check folds them to 2048, which is a CountSketch again, so that its sum of squar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 
 import numba
 import numpy as np
@@ -21,15 +19,16 @@ from numpy.typing import NDArray
 
 from triskele.keystream import KeyStream, derive
 from triskele.ring import Words
-from triskele_server.linear.shares import HeldShare, chunks
+from triskele_server.linear.lanes import add_to_buckets, aligned_zeros, by_row, lanes
+from triskele_server.linear.shares import HeldShare, chunks, read_rows
 
 BLOCKS = 4  # s
 CHECK_BUCKETS = 2048  # k of the validity check
 GRAM_BUCKETS = 8192  # k of a sketched Gram matrix, a multiple of CHECK_BUCKETS
 CHECK_WORDS = BLOCKS * CHECK_BUCKETS
 
-_RANGE_WORDS = 1 << 19  # words of one task on an executor
-_CHUNK_WORDS = 1 << 17  # words of one row at a time: the row's buckets are fetched once a chunk
+_CHUNK_WORDS = 1 << 17  # words whose buckets and signs are drawn together, and that are read of a row at a time
+_TILE_WORDS = 1 << 10  # words of as many rows as a line has, side by side in cache
 
 
 @dataclass(frozen=True)
@@ -50,30 +49,28 @@ class Sketch:
         """s: the squared norm of a sketch estimates s times the squared norm of the vector."""
         return 1 if self.identity else BLOCKS
 
-    def apply(self, shares: Sequence[HeldShare], executor: Executor | None = None) -> Words:
-        """Sketches [len(shares), blocks * buckets] in the shares' ring (or the shares' words, if `identity`)."""
-        if self.identity:
-            return np.stack([share.read(0, self.dimension) for share in shares])
-        each = executor.map if executor is not None else map
-        total: Words = np.zeros((len(shares), BLOCKS * self.buckets), shares[0].ring.dtype)
-        for part in each(partial(self.of_range, shares), chunks(self.dimension, _RANGE_WORDS)):
-            total += part
-        return total
+    def apply(self, shares: Sequence[HeldShare]) -> Words:
+        """Sketches [len(shares), blocks * buckets] in the shares' ring (or the shares' words, if `identity`).
 
-    def of_range(self, shares: Sequence[HeldShare], span: tuple[int, int]) -> Words:
-        """The sketches of words span[0] to span[1] alone; the sketch of a vector is the sum over its ranges.
-
-        Raises ValueError unless the range starts at a multiple of the chunk that the transform is drawn in.
+        The more shares at a time the better: buckets and signs are drawn once, and as many rows as a line has lanes
+        are added up in the time of one.
         """
-        if span[0] % _CHUNK_WORDS:
-            raise ValueError(f"a range starts at a multiple of {_CHUNK_WORDS} words, not at {span[0]}")
-        out = np.zeros((len(shares), BLOCKS * self.buckets), shares[0].ring.dtype)
-        for start, stop in chunks(span[1] - span[0], _CHUNK_WORDS):
-            first, last = span[0] + start, span[0] + stop
-            places = self._places(first, last)
-            for row, share in zip(out, shares, strict=True):
-                _scatter(share.read(first, last), places, self.buckets, row)
-        return out
+        if self.identity:
+            return read_rows(shares, 0, self.dimension)
+        ring, beside = shares[0].ring, lanes(shares[0].ring)
+        sums = aligned_zeros((-(-len(shares) // beside), BLOCKS * self.buckets, beside), ring.dtype)
+        rows = aligned_zeros(
+            (beside, _CHUNK_WORDS + beside), ring.dtype
+        )  # no power of two apart: that is one cache set
+        tile = aligned_zeros((_TILE_WORDS, beside), ring.dtype)
+        streams = [share.stream(0) for share in shares]
+        for start, stop in chunks(self.dimension, _CHUNK_WORDS):
+            places = self._places(start, stop)
+            for number, total in enumerate(sums):
+                for row, stream in zip(rows, streams[number * beside : (number + 1) * beside], strict=False):
+                    stream.read_into(row[: stop - start])
+                add_to_buckets(rows, places, tile, total)
+        return by_row(sums)[: len(shares)]
 
     def projections(self, count: int) -> NDArray[np.int8]:
         """Public vectors [count, words of a folded sketch] with entries -1, 0, 0, 1, drawn from the coin."""
@@ -100,19 +97,6 @@ def project(sketches: Words, vectors: NDArray[np.int8]) -> Words:
     out = np.empty((len(sketches), len(vectors)), np.int64)
     _inner_products(sketches, vectors, out)
     return out
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
-def _scatter(words: Words, places: NDArray[np.uint16], buckets: int, out: Words) -> None:
-    sums = np.empty(2 * buckets, words.dtype)  # by bucket and sign: no sign to be put on every word
-    for block in range(places.shape[0]):
-        sums[:] = 0
-        row = places[block]
-        for t in range(words.shape[0]):
-            sums[row[t]] += words[t]
-        base = block * buckets
-        for bucket in range(buckets):
-            out[base + bucket] += sums[2 * bucket] - sums[2 * bucket + 1]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types

@@ -10,7 +10,7 @@ import torch
 from triskele.errors import RoundFailed
 from triskele.task import TaskSpec
 from triskele_server.linear.gram import mixed
-from triskele_server.linear.shares import FIRST_WORDS, chunks
+from triskele_server.linear.shares import FIRST_WORDS, chunks, read_rows
 from triskele_server.mpc.replicated import ReplicatedTensor
 from triskele_server.mpc.session import Session, Shares
 from triskele_server.party.filter import call_stage, run_stages
@@ -59,6 +59,6 @@ def _checked(last: Stage, result: object, coordinates: int, divisor: int) -> Rep
 def _block(session: Session, rows: Rows, start: int, stop: int) -> ReplicatedTensor:
     """Words start to stop of the rows, int64 [rows, stop - start]."""
     matrix = np.asarray(rows.mixing.matrix)
-    first = mixed(np.stack([s.first.read(start, stop) for s in rows.shares]), matrix)
-    second = mixed(np.stack([s.second.read(start, stop) for s in rows.shares]), matrix)
+    first = mixed(read_rows([s.first for s in rows.shares], start, stop), matrix)
+    second = mixed(read_rows([s.second for s in rows.shares], start, stop), matrix)
     return ReplicatedTensor(Shares(torch.from_numpy(first), torch.from_numpy(second)), session, 0)

@@ -8,7 +8,6 @@ function of its secret key, the input set and the decision.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Executor
 
 import torch
 
@@ -28,7 +27,6 @@ def own_noise(
     weight_total: int,
     fraction_bits: int,
     bound: int | None = None,
-    executor: Executor | None = None,
 ) -> Words | None:
     """This party's noise for the words of an aggregate, int64 [dimension]; None if the task adds none.
 
@@ -39,7 +37,7 @@ def own_noise(
         return None
     key = derive(secret, b"triskele/v1/noise" + hashlib.sha256(decided).digest())
     sigma = party_sigma(spec.privacy, spec, weight_total, fraction_bits, bound)
-    return discrete_gaussian(key, sigma, spec.dimension, executor)
+    return discrete_gaussian(key, sigma, spec.dimension)
 
 
 def with_dealt(session: Session, shares: Shares, noise: Words | None) -> Shares:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -161,7 +160,6 @@ def run_round(
     given: RoundInput,
     transport: Transport,
     on_step: Callable[[str], None] = lambda _: None,
-    executor: Executor | None = None,
 ) -> RoundOutput:
     """Run steps 3 to 10. Raises PartyFault or RoundFailed; then nothing was opened beyond what the ledger shows.
 
@@ -188,8 +186,8 @@ def run_round(
     if decision is None:
         # 5. Sketch: local and linear. Both holders of a share must get the same.
         sketch = Sketch(coin, spec.dimension, _buckets(spec, pipeline, len(slots)))
-        first = sketch.apply([s.shares.first for s in given.submissions], executor)
-        second = sketch.apply([s.shares.second for s in given.submissions], executor)
+        held = [s.shares for s in given.submissions]
+        first, second = np.split(sketch.apply([s.first for s in held] + [s.second for s in held]), 2)
         weights = _weight_shares(given) if spec.weighted else None
         mine = (first, second) if weights is None else _beside(first, second, weights)
         compare_shares(session, "sketch", slots, *mine)
@@ -212,7 +210,7 @@ def run_round(
     )
 
     def gram() -> ReplicatedTensor:
-        part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)), executor)
+        part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)))
         shared = arithmetic.reshare_at_once(session, "gram", torch.from_numpy(part))
         on_step("gram")
         return ReplicatedTensor(shared, session, places + 2 * spec.fraction_bits)
@@ -222,7 +220,7 @@ def run_round(
         # the same aggregate, and no decision is kept.
         shares, total = run_coordinate_wise(session, spec, pipeline, rows=rows, gram=gram)
         on_step("filter")
-        noised = with_dealt(session, shares, _noise(given, repr(valid).encode(), total, 0, executor))
+        noised = with_dealt(session, shares, _noise(given, repr(valid).encode(), total, 0))
         words, bits = open_shares(session, spec, given.round, noised), 0
         accepted = tuple(range(len(rows.participants))) if spec.decisions == "public" else None
     else:
@@ -235,7 +233,7 @@ def run_round(
 
         # 9. Combine. Weights are public here iff nothing secret went into them; then every share is compared. The
         # task's noise, if any, goes in before the opening: the same for the same decision.
-        words = _combined(session, given, rows, decision, executor)
+        words = _combined(session, given, rows, decision)
         total, bits, accepted = decision.weight_total, decision.fraction_bits, decision.accepted
     on_step("combine")
 
@@ -391,7 +389,7 @@ def _known_weights(decision: Decision | None) -> tuple[int, ...] | None:
     return None if decision is None or not decision.public else tuple(weight for weight, _ in decision.weights)
 
 
-def _noise(given: RoundInput, decided: bytes, total: int, bits: int, executor: Executor | None) -> Words | None:
+def _noise(given: RoundInput, decided: bytes, total: int, bits: int) -> Words | None:
     """This party's noise: a function of its secret, the input set and what was decided on it."""
     bound = given.set_digest() + decided
     return own_noise(
@@ -401,28 +399,27 @@ def _noise(given: RoundInput, decided: bytes, total: int, bits: int, executor: E
         weight_total=total,
         fraction_bits=bits,
         bound=given.bound,
-        executor=executor,
     )
 
 
-def _combined(session: Session, given: RoundInput, rows: Rows, decision: Decision, executor: Executor | None) -> Words:
+def _combined(session: Session, given: RoundInput, rows: Rows, decision: Decision) -> Words:
     """Open y = sum w_i x_i plus the parties' noise: by shares that two parties each computed, or by additive parts.
 
     Additive where a weight is secret: nobody else can compute a party's part then.
     """
     dimension = given.spec.dimension
     shares, weights = [rows.shares[i] for i in decision.rows], list(decision.weights)
-    noise = _noise(given, decision.to_json(), decision.weight_total, decision.fraction_bits, executor)
+    noise = _noise(given, decision.to_json(), decision.weight_total, decision.fraction_bits)
     if decision.public:
         factors = [w for w, _ in weights]
-        first = combine_public([s.first for s in shares], factors, dimension, executor)
-        second = combine_public([s.second for s in shares], factors, dimension, executor)
+        first = combine_public([s.first for s in shares], factors, dimension)
+        second = combine_public([s.second for s in shares], factors, dimension)
         summed = Shares(torch.from_numpy(first), torch.from_numpy(second))
         return open_shares(session, given.spec, given.round, with_dealt(session, summed, noise))
     if decision.reference is not None and rows.reference is not None:
         shares.append(rows.reference)
         weights.append(decision.reference)
-    part = combine_secret(shares, weights, dimension, executor)
+    part = combine_secret(shares, weights, dimension)
     if noise is not None:
         part += noise
     return open_part(session, given.spec, given.round, part)

@@ -7,7 +7,6 @@ root participant's update, or the previous aggregate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +32,7 @@ class Rows:
     reference_index: int | None  # of the root participant's submission
     mixing: Mixing
 
-    def gram_part(
-        self, sketch: Sketch, first: Words, second: Words, exact: bool, executor: Executor | None
-    ) -> tuple[Words, int]:
+    def gram_part(self, sketch: Sketch, first: Words, second: Words, exact: bool) -> tuple[Words, int]:
         """This party's additive part of the Gram matrix, int64, and the bits that it is scaled by.
 
         `first`, `second` hold the sketches of all submissions, lifted if they are of the 32-bit ring. Exact products
@@ -52,7 +49,7 @@ class Rows:
                 taken = np.concatenate([taken, sketches[[self.reference_index]]])
             elif self.reference is not None:
                 share = self.reference.first if k == 0 else self.reference.second
-                taken = np.concatenate([taken, sketch.apply([share], executor)])
+                taken = np.concatenate([taken, sketch.apply([share])])
             z.append(mixed(taken, matrix))
         # Dividing by the number of blocks, a power of two, moves the point.
         return gram_part(z[0], z[1]), sketch.blocks.bit_length() - 1

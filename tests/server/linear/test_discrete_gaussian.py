@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,8 +80,6 @@ def test_samples_are_a_function_of_the_key_and_nothing_else(monkeypatch):
     length = 70_000  # more than a block
     whole = discrete_gaussian(KEY, 1000, length)
     assert np.array_equal(whole[:1000], discrete_gaussian(KEY, 1000, 1000))
-    with ThreadPoolExecutor(2) as pool:
-        assert np.array_equal(whole, discrete_gaussian(KEY, 1000, length, pool))
     monkeypatch.setattr(module, "_WORDS_EACH", 1)  # the words run out in the middle of a sample, again and again
     assert np.array_equal(whole, discrete_gaussian(KEY, 1000, length))
     other = discrete_gaussian(bytes(16), 1000, length)

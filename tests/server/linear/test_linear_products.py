@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
+from triskele.ring import NARROW, WIDE
 from triskele.sharing import Seed, ShareContext, expand
-from triskele_server.at_rest import StoreDamaged
+from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.linear.combine import combine_public, combine_secret
 from triskele_server.linear.gram import exact_gram_part, gram_part
-from triskele_server.linear.shares import FileShare, SeedShare, SharePair, WordShare, chunks
+from triskele_server.linear.shares import FileShare, SeedShare, SharePair, WordShare, chunks, read_rows
 
 CONTEXT = ShareContext(TaskDigest(bytes(32)), RoundNumber(1), ParticipantId("p0"))
 
@@ -54,30 +54,24 @@ def test_a_gram_part_is_symmetric():
     assert np.array_equal(part, part.T)
 
 
-@pytest.mark.parametrize("dimension", [1, 3, 32_768, 70_001])
-@pytest.mark.parametrize("threads", [0, 2])
-def test_public_weights_on_one_share(dimension, threads):
-    shares, weights = _words(5, dimension, seed=5), [1, 0, -3, 1 << 40, (1 << 63) - 1]
-    expected = (shares * np.array(weights)[:, None]).sum(0)
-    held = [WordShare(row) for row in shares]
-    if threads:
-        with ThreadPoolExecutor(threads) as pool:
-            assert np.array_equal(combine_public(held, weights, dimension, pool), expected)
-    else:
-        assert np.array_equal(combine_public(held, weights, dimension), expected)
+@pytest.mark.parametrize("ring", [NARROW, WIDE])
+@pytest.mark.parametrize("dimension", [1, 3, 65_536, 140_001])
+def test_public_weights_on_one_share(dimension, ring):
+    shares, weights = ring.reduced(_words(5, dimension, seed=5)), [1, 0, -3, 1 << 40, (1 << 63) - 1]
+    expected = (shares * ring.reduced(np.array(weights))[:, None]).sum(0, dtype=ring.dtype)
+    assert np.array_equal(combine_public([WordShare(row) for row in shares], weights, dimension), expected)
 
 
-@pytest.mark.parametrize("dimension", [1, 3, 32_768, 70_001])
-@pytest.mark.parametrize("threads", [0, 2])
-def test_secret_weights_add_up_to_the_weighted_sum_mod_2_64(dimension, threads):
+@pytest.mark.parametrize("ring", [NARROW, WIDE])
+@pytest.mark.parametrize("dimension", [1, 3, 65_536, 140_001])
+def test_secret_weights_add_up_to_the_weighted_sum_in_the_ring(dimension, ring):
     x, w = _words(4, dimension, seed=6), _words(4, seed=7)
-    parts, weights = _shared(x, 8), _shared(w, 9)
-    total = np.zeros(dimension, np.int64)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for party in range(3):
-            pair = list(zip(weights[party].tolist(), weights[(party + 1) % 3].tolist(), strict=True))
-            total += combine_secret(_pairs(parts, party), pair, dimension, pool if threads else None)
-    assert np.array_equal(total, (x * w[:, None]).sum(0))
+    parts, weights = [ring.reduced(part) for part in _shared(x, 8)], _shared(w, 9)
+    total = np.zeros(dimension, ring.dtype)
+    for party in range(3):
+        pair = list(zip(weights[party].tolist(), weights[(party + 1) % 3].tolist(), strict=True))
+        total += combine_secret(_pairs(parts, party), pair, dimension)
+    assert np.array_equal(total, ring.reduced((x * w[:, None]).sum(0)))
 
 
 def test_the_words_of_a_submission_beyond_the_dimension_are_not_combined():
@@ -94,11 +88,24 @@ def test_one_word_of_a_pair_is_read_from_both_shares(length):
     assert [pair.word(k) for k in range(length)] == [(int(expanded[k]), int(words[k])) for k in range(length)]
 
 
-def test_a_seed_share_reads_any_even_range():
-    share = SeedShare(Seed(bytes(16)), CONTEXT, ShareIndex(0))
-    whole = share.read(0, 1000)
-    for start, stop in ((0, 1), (2, 3), (500, 1000), (998, 1000)):
-        assert np.array_equal(share.read(start, stop), whole[start:stop])
+@pytest.mark.parametrize("ring", [NARROW, WIDE])
+def test_every_share_gives_the_same_words_from_any_block_on_and_in_any_pieces(ring, tmp_path):
+    seed = SeedShare(Seed(bytes(16)), CONTEXT, ShareIndex(0), ring)
+    words = read_rows([seed], 0, 1001)[0]
+    (tmp_path / "share").write_bytes(words.tobytes())
+    vault = ShareVault(bytes(32))
+    with vault.create(tmp_path / "sealed", b"place") as file:
+        file.append(words.tobytes())
+        file.finish()
+    sealed = vault.words(tmp_path / "sealed", b"place", 1001, ring)
+    for share in (seed, WordShare(words), FileShare.of(tmp_path / "share", 1001, ring), sealed):
+        for start in (0, 4, 500, 1000):
+            stream, at = share.stream(start), start
+            for size in (1, 3, 0, 400, 597):
+                piece = np.empty(min(size, 1001 - at), ring.dtype)
+                stream.read_into(piece)
+                assert np.array_equal(piece, words[at : at + len(piece)])
+                at += len(piece)
 
 
 def test_words_are_read_from_the_file_and_of_the_right_length(tmp_path):
@@ -106,16 +113,16 @@ def test_words_are_read_from_the_file_and_of_the_right_length(tmp_path):
     path = tmp_path / "share"
     path.write_bytes(words.astype("<i8").tobytes())
     share = FileShare.of(path, 1001)
-    assert np.array_equal(share.read(10, 1001), words[10:])
+    assert np.array_equal(read_rows([share], 8, 1001)[0], words[8:])
     for length in (1000, 1002):
         with pytest.raises(StoreDamaged, match=f"does not hold {length} words"):
             FileShare.of(path, length)
     path.write_bytes(words[:1000].tobytes())
     with pytest.raises(StoreDamaged, match="shorter"):
-        share.read(10, 1001)
+        read_rows([share], 8, 1001)
     path.unlink()
     with pytest.raises(StoreDamaged, match="cannot be read"):
-        share.read(10, 1001)
+        read_rows([share], 8, 1001)
 
 
 def test_a_party_that_has_read_its_shares_holds_no_page_of_them(tmp_path):
@@ -129,13 +136,13 @@ def test_a_party_that_has_read_its_shares_holds_no_page_of_them(tmp_path):
 
     share = FileShare.of(path, 4 << 20)
     before = of_files()
-    assert sum(int(share.read(start, stop).sum()) for start, stop in chunks(4 << 20)) == 0
+    assert sum(int(read_rows([share], start, stop).sum()) for start, stop in chunks(4 << 20)) == 0
     assert of_files() - before < 8 << 20
 
 
 def test_shares_print_no_words():
     pair = SharePair(SeedShare(Seed(b"secretsecretseed"), CONTEXT, ShareIndex(0)), WordShare(np.array([987654321])))
-    pair.first.read(0, 2)
+    read_rows([pair.first], 0, 2)
     assert "987654321" not in repr(pair)
     assert "secret" not in repr(pair)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, TaskDigest
+from triskele.ring import NARROW, WIDE
 from triskele.sharing import Seed, ShareContext, expand
-from triskele_server.linear import sketch as sketch_module
-from triskele_server.linear.shares import SeedShare, WordShare
+from triskele_server.linear.shares import SeedShare, WordShare, chunks
 from triskele_server.linear.sketch import (
     BLOCKS,
     CHECK_BUCKETS,
@@ -29,8 +28,8 @@ def _words(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-(1 << 63), 1 << 63, (rows, dimension), dtype=np.int64)
 
 
-def _apply(sketch: Sketch, rows: np.ndarray, executor=None) -> np.ndarray:
-    return sketch.apply([WordShare(row) for row in rows], executor)
+def _apply(sketch: Sketch, rows: np.ndarray) -> np.ndarray:
+    return sketch.apply([WordShare(row) for row in rows])
 
 
 @pytest.mark.parametrize("buckets", [CHECK_BUCKETS, GRAM_BUCKETS])
@@ -66,24 +65,32 @@ def test_buckets_and_signs_are_uniform_and_differ_between_blocks():
     )
 
 
-def test_an_executor_gives_the_same_words():
-    dimension = (1 << 20) + 12_346  # three ranges
-    rows = _words(2, dimension, 3)
-    sketch = Sketch(COIN, dimension, GRAM_BUCKETS)
-    with ThreadPoolExecutor(2) as pool:
-        assert np.array_equal(_apply(sketch, rows, pool), _apply(sketch, rows))
+@pytest.mark.parametrize("ring", [NARROW, WIDE])
+@pytest.mark.parametrize("buckets", [CHECK_BUCKETS, GRAM_BUCKETS])
+@pytest.mark.parametrize("rows", [1, 8, 17, 33])
+def test_rows_beside_each_other_are_sketched_as_each_alone(ring, buckets, rows):
+    """Whole and broken lines of lanes; a dimension that ends in the middle of a chunk, of a tile and of a square."""
+    dimension = (1 << 17) + 1_029
+    words = ring.reduced(_words(rows, dimension, 3))
+    sketch = Sketch(COIN, dimension, buckets)
+    expected = np.zeros((rows, BLOCKS, buckets), ring.dtype)
+    for start, stop in chunks(dimension, 1 << 17):  # as the coin's places are drawn
+        for block, places in enumerate(sketch._places(start, stop)):
+            signed = np.where(places & 1, -words[:, start:stop], words[:, start:stop])
+            for row, total in zip(signed, expected[:, block], strict=True):
+                np.add.at(total, places >> 1, row)
+    assert np.array_equal(_apply(sketch, words), expected.reshape(rows, -1))
 
 
-def test_larger_tasks_of_an_executor_give_the_same_words(monkeypatch):
-    dimension = 300_001
-    rows = _words(2, dimension, 4)
+@pytest.mark.parametrize("ring", [NARROW, WIDE])
+def test_seeds_and_words_take_turns_in_one_sketch(ring):
+    dimension = 200_003
+    shares = [SeedShare(Seed(bytes([i]) * 16), CONTEXT, ShareIndex(1), ring) for i in range(3)]
+    held = [shares[0], WordShare(ring.reduced(_words(1, dimension, 5)[0])), *shares[1:]]
     sketch = Sketch(COIN, dimension, CHECK_BUCKETS)
-    whole = _apply(sketch, rows)
-    monkeypatch.setattr(sketch_module, "_RANGE_WORDS", 1 << 17)
-    assert np.array_equal(_apply(sketch, rows), whole)
-    parts = [sketch.of_range([WordShare(r) for r in rows], s) for s in ((0, 1 << 18), (1 << 18, dimension))]
-    with np.errstate(over="ignore"):
-        assert np.array_equal(parts[0] + parts[1], whole)
+    together = sketch.apply(held)
+    assert together.dtype == ring.dtype
+    assert all(np.array_equal(row, sketch.apply([share])[0]) for row, share in zip(together, held, strict=True))
 
 
 def test_a_seed_share_is_sketched_like_its_words():

@@ -113,7 +113,7 @@ def test_another_round_set_decision_or_party_has_independent_noise():
     inputs = _inputs(privacy=PRIVACY)
     given = inputs[0]
     taken = [
-        round_module._noise(changed, decided, 4, 0, None)
+        round_module._noise(changed, decided, 4, 0)
         for changed, decided in (
             (given, b"decision"),
             (given, b"another decision"),
@@ -125,7 +125,7 @@ def test_another_round_set_decision_or_party_has_independent_noise():
     ]
     correlations = np.corrcoef(taken)
     assert np.abs(correlations - np.eye(len(taken))).max() < 0.1
-    assert np.array_equal(taken[0], round_module._noise(replace(given, attempt=7), b"decision", 4, 0, None))
+    assert np.array_equal(taken[0], round_module._noise(replace(given, attempt=7), b"decision", 4, 0))
 
 
 def test_a_party_sees_only_uniform_words_of_anothers_noise():
