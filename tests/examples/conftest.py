@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -48,13 +49,18 @@ class Installation:
         return {**kept, **offline, "PATH": path, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
 
     def run(self, script: str, cwd: Path, *, timeout: float = 120) -> str:
-        """What a shell script prints; it must succeed."""
-        done = subprocess.run(
-            ["bash", "-euc", script], cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=timeout,
-            check=False,
+        """What a shell script prints; it must succeed. What it started ends with it if it takes too long."""
+        process = subprocess.Popen(
+            ["bash", "-euc", script], cwd=cwd, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        assert process.returncode == 0, output + errors
+        return output
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

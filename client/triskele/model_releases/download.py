@@ -241,6 +241,7 @@ def _pool_classes(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
 
 
 def _prompt(getresponse: Callable[[], Any], connection: HTTPConnection, seconds: float) -> Any:
+    response = None
     with _cut_off(seconds, lambda: _shut_socket(connection.sock)) as late:
         try:
             response = getresponse()
@@ -248,6 +249,8 @@ def _prompt(getresponse: Callable[[], Any], connection: HTTPConnection, seconds:
             if not late.is_set():
                 raise
     if late.is_set():
+        if response is not None:  # a head that was cut off looks like one that has ended
+            response.close()
         raise SlowRetrievalError("no answer in time")
     return response
 
