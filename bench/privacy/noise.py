@@ -1,9 +1,9 @@
 """What noise costs a real round, of processes with mutual TLS: rounds with and without `[privacy]` in turn.
 
-python -m bench.privacy.noise [--participants 50] [--dimension 1000000] [--repeats 3]
+python -m bench.privacy.noise [--rule mean] [--participants 50] [--dimension 1000000] [--repeats 3]
 
-`norm-clip` with a fixed bound. A task with noise is in the 64-bit ring, so it is compared with the same task without
-noise in that ring, and with the one that would be had without noise: in the 32-bit ring, where that fits. Medians.
+`mean`, or `norm-clip` with a fixed bound. Where a task with noise needs the 64-bit ring, and would not without, it is
+compared with the task without noise in that ring too. Medians.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from triskele.ids import TaskName
 from triskele.privacy import Privacy
 from triskele.ring import WIDE
-from triskele.task import TaskSpec
+from triskele.task import RuleOption, TaskSpec
 from triskele_server.benchmark.measure import LEAST_LIKENESS, WARM_UP, Measured, secure_round
 from triskele_server.benchmark.scene import CLIP_NORM, WAIT_SECONDS, Scene
 from triskele_server.config import Schedule, ScheduledTask
@@ -33,12 +33,16 @@ from triskele_server.rules.noise import party_sigma
 PRIVACY = Privacy(noise_multiplier=1.0, delta=1e-5, budget_epsilon=1000.0)
 
 
-def tasks(participants: int, dimension: int) -> dict[str, TaskSpec]:
+def tasks(rule: str, participants: int, dimension: int) -> dict[str, TaskSpec]:
     """The tasks to be compared; the last one adds noise."""
-    plain = replace(Scene(participants, dimension, "norm-clip").task().spec, rule_options={"bound": CLIP_NORM})
+    options: dict[str, RuleOption] = {"bound": CLIP_NORM} if rule == "norm-clip" else {}
+    plain = replace(Scene(participants, dimension, rule).task().spec, rule_options=options)
     wide = with_ring(plain, WIDE.bits)
-    specs = {"without noise": with_ring(plain, "auto"), "without noise, 64 bits": wide}
-    specs["with noise"] = replace(wide, privacy=PRIVACY)
+    noised = with_ring(replace(wide, privacy=PRIVACY), "auto")
+    specs = {"without noise": with_ring(plain, "auto")}
+    if specs["without noise"].ring != noised.ring:
+        specs["without noise, 64 bits"] = wide
+    specs["with noise"] = noised
     names = [f"bench-{participants}-{dimension}-{i}" for i in range(len(specs))]
     return {title: replace(spec, name=TaskName(name)) for (title, spec), name in zip(specs.items(), names, strict=True)}
 
@@ -57,10 +61,10 @@ def figures(measured: Measured) -> tuple[float, float, float]:
     return measured.times.wall, measured.cpu_seconds, workers
 
 
-def measure(participants: int, dimension: int, repeats: int) -> dict[str, list[tuple[float, float, float]]]:
+def measure(rule: str, participants: int, dimension: int, repeats: int) -> dict[str, list[tuple[float, float, float]]]:
     """The figures of every round, by task."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    compared, small = tasks(participants, dimension), tasks(*WARM_UP)
+    compared, small = tasks(rule, participants, dimension), tasks(rule, *WARM_UP)
     rounds: dict[str, list[tuple[float, float, float]]] = {title: [] for title in compared}
     with tempfile.TemporaryDirectory(prefix="triskele-noise-") as folder:
         schedules = [(spec, repeats, participants) for spec in compared.values()]
@@ -88,22 +92,23 @@ def _scheduled(spec: TaskSpec, rounds: int, quorum: int) -> ScheduledTask:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--rule", choices=("mean", "norm-clip"), default="mean")
     parser.add_argument("--participants", type=int, default=50)
     parser.add_argument("--dimension", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    sigma = party_sigma(PRIVACY, tasks(given.participants, given.dimension)["with noise"], 1, 20)
+    sigma = party_sigma(PRIVACY, tasks(given.rule, given.participants, given.dimension)["with noise"], 1, 20)
     discrete_gaussian(bytes(16), sigma, 10)  # compiled
     began = time.process_time()
     discrete_gaussian(bytes(16), sigma, given.dimension)
     print(f"{given.dimension} samples: {time.process_time() - began:.2f} s of one core; load {os.getloadavg()[0]:.0f}")
-    rounds = measure(given.participants, given.dimension, given.repeats)
+    rounds = measure(given.rule, given.participants, given.dimension, given.repeats)
     print(f"\n{given.participants} participants, {given.dimension} parameters, medians of {given.repeats}, seconds\n")
     print("| task | bits | by the clock | processor, all processes | processor, three workers |\n|---|---|---|---|---|")
     medians = {
         title: [statistics.median(column) for column in zip(*told, strict=True)] for title, told in rounds.items()
     }
-    for title, spec in tasks(given.participants, given.dimension).items():
+    for title, spec in tasks(given.rule, given.participants, given.dimension).items():
         cells = [
             f"{seconds:.2f} (noise: {100 * (noised / seconds - 1):+.0f} %)"
             if seconds is not noised

@@ -32,7 +32,7 @@ TASKS = [
     scheduled("weighted", rule="norm-clip", max_weight=1000, decisions="hidden"),
     scheduled("hostile"),
     scheduled("covered", max_weight=1, covers=True),
-    scheduled("private", rounds=2, privacy=Privacy(noise_multiplier=4.0, delta=1e-5, budget_epsilon=1.2)),
+    scheduled("private", rounds=2, ring_bits=32, privacy=Privacy(noise_multiplier=4.0, delta=1e-5, budget_epsilon=1.2)),
     scheduled(
         "adaptive", rounds=2, rule="norm-clip", rule_options={"bound": 1.0, "quantile": 0.5, "learning_rate": 2.0}
     ),

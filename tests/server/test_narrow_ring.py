@@ -20,6 +20,7 @@ from triskele_server.config import load_task
 from triskele_server.linear.sketch import CHECK_WORDS
 from triskele_server.party import filter as party_filter
 from triskele_server.rules import check_task, reason_for_wide, with_ring
+from triskele_server.rules.noise import party_sigma
 from triskele_server.rules.precision import IDENTITY_WORDS, coefficient_places, largest_entry, largest_sum
 from triskele_server.simulate import simulate
 
@@ -40,6 +41,7 @@ RULES = {
     "nnm multi-krum": {"num_malicious_nodes": 1},
     "bucketing norm-clip": {"size": 1},
 }
+NOISE = Privacy(1.0, 1e-6, 5.0)
 BOUND = 2.0**-9  # of the clip norm: how far the aggregate of a dozen rows may be off in the 32-bit ring
 
 
@@ -176,6 +178,30 @@ def test_a_task_file_is_in_the_narrow_ring_where_that_fits(tmp_path):
             load_task(path)
 
 
+@pytest.mark.parametrize("dimension", [1000, IDENTITY_WORDS + 1, 1_000_000])
+@pytest.mark.parametrize("participants", [2, 100, 400])
+def test_noise_of_a_mean_fits_beside_the_largest_aggregate_or_is_refused(dimension, participants):
+    """At the largest multiplier that is taken 16 standard deviations, 13 of all three parties' noise, cannot wrap."""
+    task = _task("mean", dimension, max_participants=participants, privacy=replace(NOISE, noise_multiplier=4.0))
+    fitting = with_ring(task, 32)
+    while True:
+        check_task(fitting)
+        sigma = party_sigma(fitting.privacy, fitting, participants, 0)
+        assert math.sqrt(2) * sigma >= fitting.privacy.noise_multiplier * (
+            2**fitting.fraction_bits + math.sqrt(dimension)
+        )
+        largest = participants * largest_entry(dimension, fitting.fraction_bits)
+        assert largest + 16 * math.sqrt(2) * sigma < 2**31
+        louder = replace(fitting.privacy, noise_multiplier=fitting.privacy.noise_multiplier * 1.02)
+        try:
+            fitting = with_ring(replace(task, privacy=louder), 32)
+        except InvalidTask:
+            break
+    assert largest + 16.5 * math.sqrt(2) * sigma > 2**31 * 0.98  # nothing is given away
+    with pytest.raises(InvalidTask, match="32-bit ring"):  # a party says so too, whatever the coordinator chose
+        check_task(replace(fitting, privacy=louder))
+
+
 @pytest.mark.parametrize(
     ("task", "reason"),
     [
@@ -186,7 +212,13 @@ def test_a_task_file_is_in_the_narrow_ring_where_that_fits(tmp_path):
         (_task("nnm fltrust", 8193), "chosen by the sketch"),
         (_task("norm-clip", 8193, gram="exact"), "gram = 'exact'"),
         (_task("mean", max_weight=1 << 30), "max_weight"),
-        (_task("mean", privacy=Privacy(1.0, 1e-6, 5.0)), "privacy"),
+        (_task("norm-clip", privacy=NOISE, rule_options={"bound": 1.0}), "`privacy` goes beside whole coefficients"),
+        (_task("mean", privacy=NOISE, max_weight=9), "`privacy` goes beside whole coefficients"),
+        (
+            _task("nnm multi-krum", privacy=NOISE, rule_options={"num_nodes_to_select": 9}),
+            "`privacy` goes beside whole",
+        ),
+        (_task("mean", privacy=replace(NOISE, noise_multiplier=200.0)), "noise of noise_multiplier 200 would not fit"),
         (_task("norm-clip", 1 << 27, max_participants=1000), "fraction bits"),
         (_task("nnm multi-krum", 1 << 26, rule_options={"num_nodes_to_select": 9}), "coefficients of up to"),
     ],
@@ -194,7 +226,7 @@ def test_a_task_file_is_in_the_narrow_ring_where_that_fits(tmp_path):
 def test_what_does_not_fit_falls_back_to_64_bits_with_the_reason(task, reason):
     assert with_ring(task, "auto") == task
     assert reason in reason_for_wide(task)
-    with pytest.raises(InvalidTask, match="the 32-bit ring is too narrow"):
+    with pytest.raises(InvalidTask, match="32-bit ring"):
         with_ring(task, 32)
 
 

@@ -56,14 +56,15 @@ def test_affordable_rounds_are_the_most_that_stay_within_the_budget(budget):
 
 @pytest.mark.parametrize("d", [1, 1000, 50_000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_no_honest_clients_words_are_longer_than_the_sensitivity(d, dtype):
+@pytest.mark.parametrize("places", [20, 12])
+def test_no_honest_clients_words_are_longer_than_the_sensitivity(d, dtype, places):
     """The worst case of rounding is all entries rounded away from zero; a random one is far from it."""
-    spec = TaskSpec("faces", d, 3.0, rule="mean", privacy=PRIVACY)
+    spec = TaskSpec("faces", d, 3.0, rule="mean", privacy=PRIVACY, ring_bits=32, fraction_bits=places)
     update = np.random.default_rng(d).normal(size=d).astype(dtype) * 100
     for seed in range(5):
-        words = encode(update, clip_norm=3.0, rounding=KeyStream(bytes([seed]) * 16))
+        words = encode(update, clip_norm=3.0, rounding=KeyStream(bytes([seed]) * 16), fraction_bits=places)
         assert np.linalg.norm(words.astype(np.float64)) <= sensitivity(spec)
-    ceiled = np.ceil(np.abs(update * (2.0**20 / np.linalg.norm(update.astype(np.float64)))))
+    ceiled = np.ceil(np.abs(update * (2.0**places / np.linalg.norm(update.astype(np.float64)))))
     assert np.linalg.norm(ceiled) <= sensitivity(spec)
 
 

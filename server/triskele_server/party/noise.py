@@ -28,7 +28,7 @@ def own_noise(
     fraction_bits: int,
     bound: int | None = None,
 ) -> Words | None:
-    """This party's noise for the words of an aggregate, int64 [dimension]; None if the task adds none.
+    """This party's noise for the words of an aggregate, [dimension] of its ring; None if the task adds none.
 
     `secret` is this party's alone, `decided` everything that the opened words depend on: the same noise whenever the
     same words are opened, independent noise for others. `bound` is an adaptive one, see `party_sigma`.
@@ -37,7 +37,7 @@ def own_noise(
         return None
     key = derive(secret, b"triskele/v1/noise" + hashlib.sha256(decided).digest())
     sigma = party_sigma(spec.privacy, spec, weight_total, fraction_bits, bound)
-    return discrete_gaussian(key, sigma, spec.dimension)
+    return spec.ring.reduced(discrete_gaussian(key, sigma, spec.dimension))
 
 
 def with_dealt(session: Session, shares: Shares, noise: Words | None) -> Shares:
@@ -51,8 +51,8 @@ def with_dealt(session: Session, shares: Shares, noise: Words | None) -> Shares:
         return shares
     own = torch.from_numpy(noise)
     shape = tuple(own.shape)
-    mask = session.randomness.with_previous(shape, torch.int64)
-    theirs = session.randomness.with_next(shape, torch.int64)  # the next party's mask, share i+1 of its noise
+    mask = session.randomness.with_previous(shape, own.dtype)
+    theirs = session.randomness.with_next(shape, own.dtype)  # the next party's mask, share i+1 of its noise
     rest = own - mask
     session.send(session.next, "noise", rest)
     received = session.receive(session.previous, "noise", rest)

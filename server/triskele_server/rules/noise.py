@@ -10,11 +10,11 @@ from fractions import Fraction
 
 from triskele.errors import InvalidTask
 from triskele.privacy import Privacy
-from triskele.task import FRACTION_BITS, HEADROOM_BITS, TaskSpec
+from triskele.task import HEADROOM_BITS, TaskSpec
 from triskele_server.rules.adaptive_bound import BOUND_BITS, AdaptiveBound, in_ring_units
 from triskele_server.rules.pipeline import Pipeline, coefficient_bits, shared_fate
 from triskele_server.rules.pipeline import check_task as check_pipeline
-from triskele_server.rules.precision import EXACT_LIMIT, IDENTITY_WORDS
+from triskele_server.rules.precision import EXACT_LIMIT, IDENTITY_WORDS, room_for_noise
 from triskele_server.rules.sigma import MAX_SIGMA, party_share
 
 _TAIL = 16  # standard deviations (two parties') that the noise never leaves: for three parties' noise 13 of its own
@@ -52,10 +52,10 @@ def _norms_are_exact(spec: TaskSpec) -> bool:
 def sensitivity(spec: TaskSpec) -> int:
     """The largest L2 norm of what an honest client encodes, in ring units.
 
-    It clips to the clip norm, 2^20 units, itself; stochastic rounding moves each of d entries by less than 1, so the
+    It clips to the clip norm, 2^f units, itself; stochastic rounding moves each of d entries by less than 1, so the
     vector by at most sqrt(d); one unit more covers the floating-point arithmetic before the rounding.
     """
-    return (1 << FRACTION_BITS) + math.isqrt(spec.dimension) + 2
+    return (1 << spec.fraction_bits) + math.isqrt(spec.dimension) + 2
 
 
 def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int, bound: int | None = None) -> int:
@@ -82,7 +82,8 @@ def party_sigma(privacy: Privacy, spec: TaskSpec, weight_total: int, bits: int, 
 def check_noise(spec: TaskSpec) -> None:
     """Raise InvalidTask unless the noise, up to 16 standard deviations, fits beside the largest aggregate.
 
-    An aggregate stays below 2^62, noise must stay below 2^61: the sum of both cannot wrap.
+    In the 64-bit ring an aggregate stays below 2^62, noise must stay below 2^61: the sum of both cannot wrap. In the
+    32-bit ring what the largest aggregate leaves of 2^31 is the noise's.
     """
     if spec.privacy is None:
         return
@@ -90,9 +91,11 @@ def check_noise(spec: TaskSpec) -> None:
     bits = coefficient_bits(spec, pipeline)
     total = 1 if pipeline.normalises(spec) else spec.max_participants * max(spec.max_weight, 1)
     sigma = party_sigma(spec.privacy, spec, total, bits, 1 << BOUND_BITS)
-    most = min(MAX_SIGMA, (1 << HEADROOM_BITS - 1) // _TAIL * 7 // 10)  # sqrt(2) sigma_p is two parties'
+    room = room_for_noise(spec, pipeline) if spec.narrow else 1 << HEADROOM_BITS - 1
+    most = min(MAX_SIGMA, room // _TAIL * 7 // 10)  # sqrt(2) sigma_p is two parties'
     if sigma > most:
         raise InvalidTask(
-            f"privacy: noise of noise_multiplier {spec.privacy.noise_multiplier:g} would not fit the ring: a party's "
-            f"standard deviation of {sigma} is above {most}; lower noise_multiplier or max_weight"
+            f"privacy: noise of noise_multiplier {spec.privacy.noise_multiplier:g} would not fit the "
+            f"{spec.ring_bits}-bit ring: a party's standard deviation of {sigma} is above {most}; lower "
+            "noise_multiplier or max_weight"
         )

@@ -83,6 +83,12 @@ def check_narrow(spec: TaskSpec, pipeline: Pipeline) -> None:
         raise InvalidTask(f"{_TOO_NARROW}: {problem}")
 
 
+def room_for_noise(spec: TaskSpec, pipeline: Pipeline) -> int:
+    """What is left of 2^31 above the largest aggregate of a task whose coefficients are not rounded."""
+    most = _units(spec, pipeline) * largest_entry(spec.dimension, spec.fraction_bits)
+    return (1 << NARROW.bits - 1) - 1 - most
+
+
 def _least_fraction_bits(dimension: int) -> int:
     return math.ceil(math.log2(dimension) / 2) + MIN_ROUNDING_BITS
 
@@ -101,8 +107,8 @@ def _check_kind(spec: TaskSpec, pipeline: Pipeline) -> None:
             f"rule {rule.name!r} scales up mixtures that are chosen by the sketch which measures them: beyond "
             f"{IDENTITY_WORDS} words nothing bounds them"
         )
-    elif spec.privacy is not None:
-        problem = "the noise of `privacy` is sized for 20 fraction bits"
+    elif spec.privacy is not None and (pipeline.stages or _rounded(spec, pipeline)):
+        problem = f"the noise of `privacy` goes beside whole coefficients only, and {list(spec.stages)} has others"
     elif spec.gram == "exact" and spec.dimension > IDENTITY_WORDS:
         problem = (
             f"gram = 'exact' multiplies {spec.dimension} words, and beyond {IDENTITY_WORDS} they are only sketched"

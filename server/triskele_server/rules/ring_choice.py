@@ -7,6 +7,7 @@ from dataclasses import replace
 from triskele.errors import InvalidTask
 from triskele.ring import NARROW, WIDE
 from triskele.task import FRACTION_BITS, TaskSpec
+from triskele_server.rules.noise import check_noise
 from triskele_server.rules.pipeline import Pipeline
 from triskele_server.rules.precision import best_fraction_bits
 
@@ -30,7 +31,9 @@ def with_ring(spec: TaskSpec, ring: object) -> TaskSpec:
 
 def narrowed(spec: TaskSpec) -> TaskSpec:
     """The task in the 32-bit ring with the most suitable fraction bits; raises InvalidTask saying why none fit."""
-    return replace(spec, ring_bits=NARROW.bits, fraction_bits=best_fraction_bits(spec, Pipeline.of(spec)))
+    task = replace(spec, ring_bits=NARROW.bits, fraction_bits=best_fraction_bits(spec, Pipeline.of(spec)))
+    check_noise(task)
+    return task
 
 
 def reason_for_wide(spec: TaskSpec) -> str | None:

@@ -55,7 +55,7 @@ def participant(slot: int) -> ParticipantId:
 
 
 def round_inputs(spec: TaskSpec, words: np.ndarray) -> list[RoundInput]:
-    """What each party brings: shares of int64 [n, spec.length] words."""
+    """What each party brings: shares of [n, spec.length] words of the task's ring."""
     sharings = []
     for slot, row in enumerate(words):
         context = ShareContext(spec.digest, NUMBER, participant(slot))
@@ -66,7 +66,9 @@ def round_inputs(spec: TaskSpec, words: np.ndarray) -> list[RoundInput]:
         held = []
         for slot, (context, sharing) in enumerate(sharings):
             pair = [
-                WordShare(sharing.heavy_words) if k == sharing.heavy else SeedShare(sharing.seeds[k], context, k)
+                WordShare(sharing.heavy_words)
+                if k == sharing.heavy
+                else SeedShare(sharing.seeds[k], context, k, spec.ring)
                 for k in held_shares(party)
             ]
             manifest = ManifestDigest(slot.to_bytes(32, "big"))

@@ -21,6 +21,7 @@ from scipy import stats
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES
 from triskele.privacy import Privacy
+from triskele.ring import NARROW, WIDE
 from triskele_server.mpc.session import Shares
 from triskele_server.party import round as round_module
 from triskele_server.party.noise import own_noise, with_dealt
@@ -35,13 +36,15 @@ EVERY_WAY = {
     "hidden selection": {"rule": "flame", "decisions": "hidden"},
     "fixed clip": {"rule": "norm-clip", "rule_options": {"bound": 0.5}},
     "fractions": {"rule": "geometric-median"},
+    "32 bits, mean": {"ring_bits": 32},
+    "32 bits, hidden selection": {"rule": "dnc", "decisions": "hidden", "ring_bits": 32},
 }
 
 
 def _inputs(d: int = D, seed: int = 1, **options):
     spec = task(d, options.pop("rule", "mean"), **options)
     rows = rows_around(N, d, seed=seed)
-    return round_inputs(spec, np.column_stack([rows, np.full(N, 4)]) if spec.weighted else rows)
+    return round_inputs(spec, np.column_stack([rows, np.full(N, 4)]) if spec.weighted else spec.ring.reduced(rows))
 
 
 def _opened(inputs) -> np.ndarray:
@@ -60,9 +63,9 @@ def _without(monkeypatch, dropped: int) -> None:
     return lambda inputs: dropping.__setitem__(0, inputs[dropped])
 
 
-@pytest.mark.parametrize("dropped", PARTIES)
-def test_two_parties_noise_is_the_guaranteed_one_whoever_drops_its_own(monkeypatch, dropped):
-    inputs = _inputs(privacy=PRIVACY)
+@pytest.mark.parametrize(("dropped", "bits"), [*((party, 64) for party in PARTIES), (PARTIES[1], 32)])
+def test_two_parties_noise_is_the_guaranteed_one_whoever_drops_its_own(monkeypatch, dropped, bits):
+    inputs = _inputs(privacy=PRIVACY, ring_bits=bits)
     expected = sum(rows_around(N, D, seed=1))
     _without(monkeypatch, dropped)(inputs)
     noise = (_opened(inputs) - expected) / (PRIVACY.noise_multiplier * sensitivity(inputs[0].spec))
@@ -128,28 +131,31 @@ def test_another_round_set_decision_or_party_has_independent_noise():
     assert np.array_equal(taken[0], round_module._noise(replace(given, attempt=7), b"decision", 4, 0))
 
 
-def test_a_party_sees_only_uniform_words_of_anothers_noise():
+@pytest.mark.parametrize("ring", [NARROW, WIDE], ids=["32", "64"])
+def test_a_party_sees_only_uniform_words_of_anothers_noise(ring):
     """Tiny noise, so that anything of it would show in the top bits of what travels."""
     seen = []
-    zero = Shares(torch.zeros(D, dtype=torch.int64), torch.zeros(D, dtype=torch.int64))
+    noise = ring.reduced(np.arange(D) % 3 - 1)
+    zero = Shares(*(torch.from_numpy(np.zeros_like(noise)) for _ in range(2)))
     for _ in range(2):
         transports = watched_transports()
-        ran = in_sessions(lambda session: with_dealt(session, zero, np.arange(D) % 3 - 1), (), transports)
+        ran = in_sessions(lambda session: with_dealt(session, zero, noise), (), transports)
         parts = [ran.results[p] for p in PARTIES]
         total = parts[0].first + parts[1].first + parts[2].first
-        assert torch.equal(total, torch.from_numpy(3 * (np.arange(D) % 3 - 1)))
+        assert torch.equal(total, torch.from_numpy(3 * noise))
         for party in PARTIES:
             assert torch.equal(parts[party].second, parts[(party + 1) % 3].first)
             received = [p for _, label, p in transports[party].received if label.startswith("noise")]
-            assert [len(p) for p in received] == [8 * D]
+            assert [len(p) for p in received] == [ring.word_bytes * D]
             seen.append(np.frombuffer(received[0], np.uint8))
     for words in seen:
         assert stats.chisquare(np.bincount(words, minlength=256)).pvalue > 1e-7
     assert len({w.tobytes() for w in seen}) == len(seen)
 
 
-def test_a_party_that_opens_a_wrong_share_of_a_noisy_mean_is_still_caught():
-    inputs = _inputs(d=60, privacy=PRIVACY)
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_party_that_opens_a_wrong_share_of_a_noisy_mean_is_still_caught(bits):
+    inputs = _inputs(d=60, privacy=PRIVACY, ring_bits=bits)
     transports = watched_transports()
 
     def lie(_, frame):
