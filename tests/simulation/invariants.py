@@ -177,6 +177,7 @@ def _check_release(federation: Federation, record: RoundRecord, result: Any) -> 
     assert released == again
     assert np.array_equal(words, words_again)
     assert hashlib.sha256(released).digest() == result.digest
+    _check_nobody_could_read(federation, number, words)
     got = words / result.weight_total / 2.0**result.coefficient_bits / ONE
     sent = {s.slot: federation.members[int(s.participant[1:])].sent[s.manifest] for s in record.sealed}
     out = {r.slot for r in record.refused if r.slot in sent and r.reason == "failed_validity_check"}
@@ -200,6 +201,19 @@ def _check_release(federation: Federation, record: RoundRecord, result: Any) -> 
     assert np.allclose(got, expected, rtol=0, atol=1e-9 if exact else TOLERANCE), f"{got} is not {expected}"
     if rule == "mean":
         assert result.weight_total == len(counted)
+
+
+def _check_nobody_could_read(federation: Federation, number: int, words: np.ndarray) -> None:
+    """No message of any call and no file of coordinator and parties holds three entries of the aggregate in a row.
+
+    A chunk has three words. Where two of them are 0 they may be something else.
+    """
+    parts = [words[at : at + 3] for at in range(0, len(words) - 2, 3)]
+    needles = [part.tobytes() for part in parts if np.count_nonzero(part) > 1]
+    folders = [process.config.data for process in (federation.coordinator, *federation.parties)]
+    files = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    for name, content in {"a message": b"|".join(federation.network.carried), **files}.items():
+        assert not any(needle in content for needle in needles), f"{name} holds the aggregate of round {number}"
 
 
 def _check_nothing_was_lost(federation: Federation, record: RoundRecord, sealed_at: float | None) -> None:

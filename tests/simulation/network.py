@@ -62,6 +62,7 @@ class Network:
         self._calls: set[Call] = set()
         self._parted: dict[frozenset[str], int] = {}
         self.on_frame: Callable[[Incarnation], None] = lambda _: None
+        self.carried: list[bytes] = []  # every message of every call, as somebody who sees all wires has it
 
     def link(self, source: str, target: str) -> Link:
         """The faults of one direction."""
@@ -320,6 +321,7 @@ class Call:
 
     def _pass(self, message: bytes, sender: Incarnation | None, receiver: Incarnation | None, way: _Messages) -> None:
         """Send it; a frame between parties may be the one that something happens to."""
+        self._network.carried.append(message)
         if not self._method.endswith("/Exchange") or sender is None or receiver is None:
             way.send(message)
             return

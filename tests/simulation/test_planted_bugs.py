@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from triskele import release_mask
 from triskele.errors import Busy
 from triskele.ids import PARTIES
 from triskele_server.coordinator import certification, runner
@@ -161,6 +162,10 @@ def checkpoints_are_lost_with_the_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "checkpoint", newest)
 
 
+def masks_are_left_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(release_mask, "_apply", lambda *_: None)
+
+
 FOUR = Setup(eager=4, quorum=4)
 EVERYBODY = tuple(Upload(member) for member in (0, 1, 2, 4))  # who have their shares relayed
 PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
@@ -182,6 +187,7 @@ PLANTED: list[tuple[Plant, Setup, list[Operation], str]] = [
     ),
     (rounds_without_a_result_are_not_logged, Setup(eager=0), [UntilEnded()], "never cosigned"),
     (a_signature_is_left_out, FOUR, [UntilEnded()], "2 of the three parties have signed"),
+    (masks_are_left_out, FOUR, [UntilEnded()], "holds the aggregate of round 1"),
     (checkpoints_are_lost_with_the_process, FOUR, [UntilEnded()], "cosignatures is gone"),
 ]
 
