@@ -197,6 +197,14 @@ def test_free_ports_are_all_different():
     assert len(set(ports)) == 15
 
 
+def test_two_federations_never_get_the_same_ports(monkeypatch):
+    """Neither has begun to listen when the other one asks; two test runs at a time met on one now and then."""
+    start = PortPlan.free().coordinator.listen  # what is claimed stays so: a test run has no need of these
+    monkeypatch.setattr("triskele_server.rpc.ports._DRAWN", range(start, start + 15))
+    with pytest.raises(ConfigurationError, match="none is free"):
+        PortPlan.free()
+
+
 @pytest.mark.parametrize("base", [0, -1, 65500])
 def test_base_port_without_room_is_refused(base):
     with pytest.raises(ConfigurationError, match="base port"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import socket
-from contextlib import ExitStack, suppress
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from triskele.errors import ConfigurationError
 from triskele.ids import PARTIES
 
 _PORTS_PER_PROCESS = 10  # distance between the base ports of two processes
-_PORTS_USED = 15  # 3 of the coordinator, 4 of each party
+_BLOCK = 15  # ports of a federation: 3 of the coordinator, 4 of each party
 _DRAWN = range(15000, 32768)
 _DRAWS = 100
 
@@ -46,22 +50,38 @@ class PortPlan:
     def free(cls, host: str = "127.0.0.1") -> PortPlan:
         """Ports that nobody listens on just now, drawn from below those that systems give to outgoing connections.
 
-        One that the system chose could be such a connection's by the time that its server has started.
+        One that the system chose could be such a connection's by the time that its server has started. Until this
+        process ends no other one that asks here for this account's ports gets them.
         """
-        with ExitStack() as stack:
-            ports = [_free_port(stack, host) for _ in range(_PORTS_USED)]
-        first, second, third = (ProcessPorts(*ports[3 + 4 * i : 7 + 4 * i]) for i in PARTIES)
-        return cls(ProcessPorts(*ports[:3]), (first, second, third))
+        for _ in range(_DRAWS):
+            base = _DRAWN.start + secrets.randbelow(len(_DRAWN) // _BLOCK) * _BLOCK
+            if _claimed(base) and _all_free(host, range(base, base + _BLOCK)):
+                first, second, third = (ProcessPorts(p, p + 1, p + 2, p + 3) for p in range(base + 3, base + _BLOCK, 4))
+                return cls(ProcessPorts(base, base + 1, base + 2), (first, second, third))
+        raise ConfigurationError(
+            f"of {_DRAWS} blocks of {_BLOCK} ports of {host} drawn from {_DRAWN.start} to {_DRAWN.stop}, none is free"
+        )
 
 
-def _free_port(stack: ExitStack, host: str) -> int:
+def _claimed(base: int) -> bool:
+    """Whether the block of ports is this process's from now on: its file could be locked, and stays open."""
+    folder = Path(tempfile.gettempdir()) / f"triskele-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / str(base), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return False
+    return True
+
+
+def _all_free(host: str, ports: range) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    holder = stack.enter_context(socket.socket(family))
-    for _ in range(_DRAWS):
-        port = _DRAWN.start + secrets.randbelow(len(_DRAWN))
-        with suppress(OSError):
-            holder.bind((host, port))
-            return port
-    raise ConfigurationError(
-        f"of {_DRAWS} ports of {host} drawn from {_DRAWN.start} to {_DRAWN.stop - 1}, none is free"
-    )
+    with ExitStack() as stack:
+        for port in ports:
+            try:
+                stack.enter_context(socket.socket(family)).bind((host, port))
+            except OSError:
+                return False
+    return True
