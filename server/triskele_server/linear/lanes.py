@@ -102,11 +102,10 @@ def add_to_buckets(rows: Words, places: NDArray[np.uint16], tile: Words, sums: W
         for t in range(start, stop, beside):
             _transpose_square(tile, (t - start) * beside, rows, t)
         for block in range(blocks):
-            place = places[block]
-            first = block * buckets
-            for t in range(start, stop):
+            place, table = places[block, start:stop], sums[block * buckets : (block + 1) * buckets]
+            for t in range(place.shape[0]):  # from 0: no index can be negative, none is checked
                 bucket_and_sign = np.int64(place[t])
-                _add_line(sums, first + (bucket_and_sign >> 1), tile, t - start, bucket_and_sign & 1)
+                _add_line(table, bucket_and_sign >> 1, tile, t, bucket_and_sign & 1)
 
 
 def by_row(sums: Words) -> Words:
