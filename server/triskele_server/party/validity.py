@@ -17,6 +17,7 @@ from triskele_server.mpc.carry_tree import NARROW
 from triskele_server.mpc.session import Session, Shares
 
 PROJECTIONS = 64
+_ROWS_AT_ONCE = 32
 _PROJECTION_SLACK_BITS = 4  # T = 2^(f + 4) - 1: an honest projection is more than 7 times smaller
 NORM_SLACK_PERCENT = 121  # an accepted squared norm is at most 1.1^2 times C^2
 
@@ -50,9 +51,7 @@ def check(
     """
     vectors = sketch.projections(PROJECTIONS)
     projected = Shares(*(torch.from_numpy(project(z.numpy(), vectors)) for z in (sketches.first, sketches.second)))
-    both = sketches.first + sketches.second
-    squares = (both * both - sketches.second * sketches.second).sum(-1, keepdim=True)
-    norms = arithmetic.reshare_at_once(session, "norms", squares)
+    norms = arithmetic.reshare_at_once(session, "norms", _squares(sketches))
     norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * fraction_bits) // 100
     bound = projection_bound(fraction_bits)
     tested = [
@@ -70,6 +69,15 @@ def check(
     if not np.isin(opened, (0, 1)).all():
         raise PartyFault("a validity bit opened to something else than 0 or 1: a party does not follow the protocol")
     return opened.astype(np.bool_)
+
+
+def _squares(x: Shares) -> torch.Tensor:
+    """This party's part of each row's sum of squares, [n, 1]; temporaries are of a few rows, not of all sketches."""
+    parts = []
+    for first, second in zip(x.first.split(_ROWS_AT_ONCE), x.second.split(_ROWS_AT_ONCE), strict=True):
+        both = first + second
+        parts.append((both * both - second * second).sum(-1, keepdim=True))
+    return torch.cat(parts)
 
 
 def _negated(x: Shares) -> Shares:
