@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import grpc
+import grpc.experimental
 from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from triskele.call_metadata import MetadataInterceptor
@@ -210,4 +211,6 @@ def channel_options(server: Identity, limits: Limits) -> list[tuple[str, str | i
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own goes up to two minutes:
         ("grpc.max_reconnect_backoff_ms", 5_000),  # a restarted server would not be found again in time
+        (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),  # who reads a stream waits for it itself,
+        # instead of looking ten times a second at what another thread of gRPC's has read
     ]
