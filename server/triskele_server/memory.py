@@ -14,6 +14,7 @@ _TRIM_THRESHOLD: Final = -1  # of glibc's mallopt(3): what may lie free at the e
 _MMAP_THRESHOLD: Final = -3  # from which size on an allocation is a mapping of its own, gone when it is freed
 _ARENA_MAX: Final = -8  # heaps, each with what it keeps; threads share them
 _ARENAS: Final = 2
+_OBJECTS: Final = 20_000  # new ones, before garbage is looked for
 _KEPT_BYTES: Final = 16 << 20
 _OWN_MAPPING_BYTES: Final = 4 << 20  # no message is larger
 
@@ -28,6 +29,10 @@ def keep_freed_pages() -> None:
 
 
 def started() -> None:
-    """Call it when the process is ready: what it has loaded by then stays, so no collection need look at it again."""
+    """Call it when the process is ready: what it has loaded by then stays, so no collection need look at it again.
+
+    Calls leave few cycles behind, and looking for them after every 700 new objects took 3 % of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_OBJECTS)
