@@ -12,8 +12,6 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1  # of glibc's mallopt(3): what may lie free at the end of a heap
 _MMAP_THRESHOLD: Final = -3  # from which size on an allocation is a mapping of its own, gone when it is freed
-_ARENA_MAX: Final = -8  # heaps, each with what it keeps; threads share them
-_ARENAS: Final = 2
 _OBJECTS: Final = 20_000  # new ones, before garbage is looked for
 _KEPT_BYTES: Final = 16 << 20
 _OWN_MAPPING_BYTES: Final = 4 << 20  # no message is larger
@@ -23,7 +21,6 @@ def keep_freed_pages() -> None:
     """Call it once at the start of each server process; does nothing where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_ARENA_MAX, _ARENAS)
         mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
