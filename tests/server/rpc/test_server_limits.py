@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+import grpc.experimental
 import pytest
 from grpc._cython import cygrpc  # where gRPC's core is
 
@@ -293,7 +294,8 @@ def test_stream_on_which_nothing_happens_outlives_its_clients_pings(members):
 def test_grpc_knows_every_option_that_it_is_given():
     known = Path(cygrpc.__file__).read_bytes()
     given = [*server_options(DEFAULT_SERVER_LIMITS), *channel_options(SERVER, DEFAULT_LIMITS), *health._OPTIONS]
-    assert {name for name, _ in given if name.encode() not in known} == set()
+    of_python = {grpc.experimental.ChannelOptions.SingleThreadedUnaryStream}  # grpc/_channel.py takes it out
+    assert {name for name, _ in given if name.encode() not in known} == of_python
 
 
 def test_clients_take_a_full_server_as_a_reason_to_try_again_and_a_message_too_large_not():
