@@ -30,6 +30,7 @@ def program(name: str) -> str:
     """Where prometheus or promtool is; skips the test where Debian's package is not installed."""
     found = shutil.which(name)
     if found is None:
+        # `make test` asks for no root, and Debian has this program as a package only; .ci/run installs it first.
         pytest.skip(f"no {name} here: apt-get install prometheus (.ci/run does)")
     return found
 

@@ -21,8 +21,8 @@ from triskele.task import TaskSpec
 from triskele_server.config import Schedule, ScheduledTask
 from triskele_server.local_federation import COORDINATOR, PARTY_NAMES
 
-# Making namespaces takes root, which `make test` does not ask for; where it is not given these tests say so and skip.
 REASON = not_permitted()
+# Making namespaces takes root, which `make test` does not ask for; where it is not given these tests say so and skip.
 pytestmark = [pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(240)]
 
 DIMENSION = 200

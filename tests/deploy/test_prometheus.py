@@ -206,6 +206,7 @@ def test_a_browser_draws_the_console_page(observed: Observed) -> None:
     """`make screenshot`: the picture stays in build/console.png; docs/images/console.png is one of these."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
+        # Only `make screenshot` runs this, for a person to look at; a browser is too large to be asked for elsewhere.
         pytest.skip("no browser here: apt-get install chromium")
     picture = ROOT / "build" / "console.png"
     picture.parent.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ def page_faults(first: str) -> int:
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
 
 
+# mallopt is glibc's own: elsewhere keep_freed_pages does nothing, and there is nothing to be tested.
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 def test_chunks_of_a_stream_take_no_fresh_pages() -> None:
     pages = 20 * 8 * (1 << 19) // 4096

@@ -24,6 +24,7 @@ def postgres() -> Iterator[PostgresServer]:
     """A running server; each test takes a database of its own. Skips without Debian's package: .ci/run installs it."""
     found = binaries()
     if found is None:
+        # `make test` asks for no root, and a server is a package of the system's only; .ci/run installs it first.
         pytest.skip("no PostgreSQL here: apt-get install postgresql (its initdb is under /usr/lib/postgresql)")
     server = PostgresServer(found)
     yield server
