@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -116,3 +117,15 @@ def test_key_stream_reads_the_same_in_one_piece_or_many():
     assert np.array_equal(np.concatenate([stream.read(size) for size in (1, 15, 300_000, 299_985)]), whole)
     assert np.array_equal(KeyStream(bytes(16), block=2).read(100), whole[32:132])
     assert repr(stream) == "KeyStream(...)"
+
+
+def test_key_stream_is_the_one_of_ctr_mode_from_any_block_and_in_any_pieces():
+    key, length = bytes(range(16)), 700_000
+    plain = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(length))
+    for sizes in [(length,), (1, 30, 1, 1, 4), (31, 33, 100_000), (32, 16, 262_144, 5), (0, 33, 524_321)]:
+        stream, position = KeyStream(key), 0
+        for size in sizes:
+            assert stream.read(size).tobytes() == plain[position : position + size]
+            position += size
+    for block in (1, 2, 3, 40_000):
+        assert KeyStream(key, block=block).read(1000).tobytes() == plain[16 * block : 16 * block + 1000]
