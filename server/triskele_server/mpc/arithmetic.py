@@ -84,11 +84,18 @@ def pool(session: Session, label: str, part: torch.Tensor) -> Shares:
     Shares 0 and 1 are drawn, so party 0 sends nothing. Parties 1 and 2 learn share 2: each sends its part less the
     share that the other does not hold, which masks it.
     """
+    return begin_pool(session, label, part)()
+
+
+def begin_pool(session: Session, label: str, part: torch.Tensor, *, ahead: bool = False) -> Callable[[], Shares]:
+    """`pool` up to where it waits; what is returned waits. `ahead`: for what was sent before something waited for."""
     own = _drawn_share(session, part)
     if session.party == 0:
-        return own
+        return lambda: own
+    peer = session.next if session.party == 1 else session.previous
     masked = part - (own.first + own.second)
-    return _with_third(session, own, masked + _swapped(session, label, masked))
+    session.send(peer, label, masked)
+    return lambda: _with_third(session, own, masked + session.receive(peer, label, masked, ahead=ahead))
 
 
 def _drawn_share(session: Session, like: torch.Tensor) -> Shares:
@@ -101,13 +108,6 @@ def _drawn_share(session: Session, like: torch.Tensor) -> Shares:
 
 def _with_third(session: Session, own: Shares, third: torch.Tensor) -> Shares:
     return Shares(own.first, third) if session.party == 1 else Shares(third, own.second)
-
-
-def _swapped(session: Session, label: str, masked: torch.Tensor) -> torch.Tensor:
-    """What the other one of parties 1 and 2 sends for this."""
-    peer = session.next if session.party == 1 else session.previous
-    session.send(peer, label, masked)
-    return session.receive(peer, label, masked)
 
 
 def two_summands(session: Session, x: Shares) -> tuple[torch.Tensor | None, torch.Tensor | None]:

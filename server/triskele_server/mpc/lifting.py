@@ -11,12 +11,14 @@ The words of the shares go on being shares of the low half, so only the high hal
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from triskele_server.mpc.arithmetic import deal, pool
+from triskele_server.mpc.arithmetic import begin_pool, deal
 from triskele_server.mpc.session import Session, Shares
 
-_BATCH = 1 << 21  # elements at a time: some 100 MB of temporaries
+_PIECE = 1 << 16  # elements: temporaries stay in cache, and in memory that the process has already
 
 _OFFSET = 1 << 30
 
@@ -28,17 +30,19 @@ def lift(session: Session, x: Shares) -> Shares:
     with y = z + 2^30 mod 2^32 in [2^31, 2^32), the result is y - 2^30 >= 2^30 if the carry was guessed right, and it
     can be guessed wrong in one way only, as 1 where it is 0: then it is y - 2^30 - 2^32 < -2^30.
     """
-    first, second = (torch.empty(x.shape, dtype=torch.int64) for _ in range(2))
-    flat = (x.first.reshape(-1), x.second.reshape(-1), first.view(-1), second.view(-1))
-    for start in range(0, flat[0].numel(), _BATCH):
-        low_first, low_second, out_first, out_second = (t[start : start + _BATCH] for t in flat)
-        high = _high_half(session, low_first, low_second)
-        torch.add(low_first.long(), high.first.long() << 32, out=out_first)
-        torch.add(low_second.long(), high.second.long() << 32, out=out_second)
-    return Shares(first, second)
+    out = Shares(*(torch.empty(x.shape, dtype=torch.int64) for _ in range(2)))
+    pieces = list(zip(*(t.reshape(-1).split(_PIECE) for t in (x.first, x.second, out.first, out.second)), strict=True))
+    waiting = [_begin_high_half(session, first, second, ahead=i > 0) for i, (first, second, *_) in enumerate(pieces)]
+    for (first, second, out_first, out_second), high_half in zip(pieces, waiting, strict=True):
+        high = high_half()
+        torch.add(first.long(), high.first.long() << 32, out=out_first)
+        torch.add(second.long(), high.second.long() << 32, out=out_second)
+    return out
 
 
-def _high_half(session: Session, first: torch.Tensor, second: torch.Tensor) -> Shares:
+def _begin_high_half(
+    session: Session, first: torch.Tensor, second: torch.Tensor, *, ahead: bool
+) -> Callable[[], Shares]:
     """Shares mod 2^32 of what is to be added, times 2^32, to the words of the shares read as signed."""
     known = None
     if session.party == 0:
@@ -51,7 +55,7 @@ def _high_half(session: Session, first: torch.Tensor, second: torch.Tensor) -> S
         third = second if session.party == 1 else first
         top, rest = dealt.first if session.party == 1 else dealt.second
         part = top * _top(third) + rest
-    return pool(session, "lift", part)
+    return begin_pool(session, "lift", part, ahead=ahead)
 
 
 def _top(word: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ def test_small_values_are_lifted_whatever_the_shares_and_others_stay_out_of_thei
 
 
 def test_random_values_with_random_shares(monkeypatch):
-    monkeypatch.setattr(lifting, "_BATCH", 700)  # so that there are several, and the last is shorter
+    monkeypatch.setattr(lifting, "_PIECE", 700)  # so that there are several, and the last is shorter
     values = _random(5000).copy()
     values[::2] >>= 1
     _check(values, _lifted(values, _random(5000), _random(5000)))
