@@ -18,6 +18,7 @@ class _Board:
     changed_in: dict[RoundNumber, int] = field(default_factory=dict)  # the version in which a round changed last
     entered_in: dict[RoundNumber, int] = field(default_factory=dict)  # the same for its state alone
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # news of a state: counts wake nobody who waits for it
 
 
 class RoundChanges:
@@ -32,6 +33,7 @@ class RoundChanges:
         self._stopped = True
         for board in self._boards.values():
             board.news.set()
+            board.moved.set()
 
     def announce(self, id_: RoundId, *, counts_only: bool = False) -> None:
         """The round changed in the store: it entered a state, or (`counts_only`) one more has enrolled or uploaded."""
@@ -39,13 +41,16 @@ class RoundChanges:
         board.version += 1
         if not counts_only:
             board.moved_in = board.entered_in[id_.number] = board.version
+            board.moved.set()
+            board.moved = asyncio.Event()
         board.changed_in[id_.number] = board.version
         board.news.set()
         board.news = asyncio.Event()
 
-    def version(self, task: TaskDigest) -> int:
-        """To be read before the store: changes after it are found by `since`."""
-        return self._boards[task].version
+    def version(self, task: TaskDigest, *, counts: bool = True) -> int:
+        """To be read before the store: changes after it are found by `since`. Without `counts` that of states alone."""
+        board = self._boards[task]
+        return board.version if counts else board.moved_in
 
     def since(self, task: TaskDigest, version: int, *, counts: bool = True) -> list[RoundNumber]:
         """The rounds that changed after `version`, in order; without `counts`, those that entered a state."""
@@ -59,7 +64,7 @@ class RoundChanges:
         try:
             async with asyncio.timeout(seconds):
                 while board.moved_in <= version and not self._stopped:
-                    await board.news.wait()
+                    await board.moved.wait()
         except TimeoutError:
             return
 
@@ -72,4 +77,4 @@ class RoundChanges:
         while (board.version if counts else board.moved_in) <= version:
             if self._stopped:
                 raise Unavailable("the coordinator is being stopped; connect again")
-            await board.news.wait()
+            await (board.news if counts else board.moved).wait()

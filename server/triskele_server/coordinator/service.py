@@ -48,10 +48,13 @@ def wishes_certified_by(authority: x509.Certificate, federation: str) -> Callabl
 
 @dataclass
 class _Standing:
-    """What the store said of a task in one version of its changes, read once for all whom it is shown."""
+    """What the store said of a task in one version of its changes, read once for all whom it is shown.
+
+    Who asks for states alone is shown the counts as they were when a state changed last, or somewhat later.
+    """
 
     version: int
-    last: RoundRecord | None  # the newest round
+    last: RoundRecord | None  # the newest round, read where states alone are asked for
     records: dict[RoundNumber, RoundRecord] = field(default_factory=dict)
     views: dict[RoundNumber, coordinator_pb2.RoundView] = field(default_factory=dict)
     results: dict[RoundNumber, StoredResult] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self._check_wish = check_wish
         self._watchers: Counter[TaskDigest] = Counter()
         self._tasks: dict[TaskDigest, StoredTask] = {}  # tasks are put before they are served, and do not change then
-        self._standings: dict[TaskDigest, _Standing] = {}
+        self._standings: dict[tuple[TaskDigest, bool], _Standing] = {}
 
     async def ListTasks(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.ListTasksRequest, context: Context
@@ -122,7 +125,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         while True:
             finished = self._finished(task)  # if so before the views are read, they are the last ones
             for number in pending:
-                yield self._view(task, number)
+                yield self._view(task, number, counts=counts)
             if finished:
                 return
             if counts:
@@ -235,17 +238,17 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             yield coordinator_pb2.LogPiece(entry=logged)
         yield coordinator_pb2.LogPiece(checkpoint=note)
 
-    def _view(self, task: StoredTask, number: RoundNumber) -> coordinator_pb2.RoundView:
+    def _view(self, task: StoredTask, number: RoundNumber, *, counts: bool) -> coordinator_pb2.RoundView:
         """The round as it stands."""
         digest = task.spec.digest
-        views = self._standing(digest).views
+        views = self._standing(digest, counts=counts).views
         if number not in views:
-            views[number] = round_view(self._record(RoundId(digest, number)), task.spec)
+            views[number] = round_view(self._record(RoundId(digest, number), counts=counts), task.spec)
         return views[number]
 
-    def _record(self, id_: RoundId) -> RoundRecord:
+    def _record(self, id_: RoundId, *, counts: bool = True) -> RoundRecord:
         """The same as the store has it; raises NotFound."""
-        records = self._standing(id_.task).records
+        records = self._standing(id_.task, counts=counts).records
         if id_.number not in records:
             records[id_.number] = self._store.round(id_)
         return records[id_.number]
@@ -264,11 +267,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             numbers[first] = self._store.numbers(digest, first)
         return numbers[first]
 
-    def _standing(self, digest: TaskDigest) -> _Standing:
-        version = self._changes.version(digest)  # before the store is read: what changes meanwhile is read again
-        standing = self._standings.get(digest)
+    def _standing(self, digest: TaskDigest, *, counts: bool = False) -> _Standing:
+        version = self._changes.version(digest, counts=counts)  # before the store: what changes meanwhile is read again
+        standing = self._standings.get((digest, counts))
         if standing is None or standing.version != version:
-            standing = self._standings[digest] = _Standing(version, self._store.last_round(digest))
+            standing = _Standing(version, None if counts else self._store.last_round(digest))
+            self._standings[digest, counts] = standing
         return standing
 
     def _task(self, digest: bytes) -> StoredTask:

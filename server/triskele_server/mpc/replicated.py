@@ -87,6 +87,10 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
 
     __array_ufunc__ = None  # `array - secret` is this class's business, not numpy's
 
+    # CrypTen's own look-up, without the debugging mode around it: that asks the configuration at every access, which
+    # took longer than a small operation, and compares with opened values.
+    __getattribute__ = CrypTensor.__getattribute__.__wrapped__
+
     if TYPE_CHECKING:  # what CrypTen adds to every tensor type at run time; its package has no types
         shape: tuple[int, ...]
 

@@ -301,6 +301,30 @@ def test_who_asks_for_states_only_is_not_told_of_counts(play: Play) -> None:
     play(scenario)
 
 
+def test_watchers_of_states_cost_the_store_nothing_while_counts_grow(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(served: Served) -> None:
+        it, reads = served.it, Counter[str]()
+        for name in ("round", "last_round", "numbers"):
+            method = getattr(it.store, name)
+            monkeypatch.setattr(
+                it.store, name, lambda *of, name=name, method=method: reads.update([name]) or method(*of)
+            )
+        open_round(it)
+        first = served.watch(states_only=True)
+        assert (await first.read()).state == "OPEN"
+        waited_for = it.changes._boards[TASK].moved
+        reads.clear()
+        for name in ("alice", "bob", "carol"):
+            await served.enrol(name)
+            assert (await served.watch(states_only=True).read()).state == "OPEN"
+        assert not reads
+        assert not waited_for.is_set(), "who waits for states was woken"
+
+    play(scenario)
+
+
 def test_late_watcher_is_shown_the_rounds_from_its_first_one_on(play: Play) -> None:
     async def scenario(served: Served) -> None:
         for number in (1, 2):
