@@ -196,7 +196,8 @@ class ReplicatedTensor(CrypTensor):  # type: ignore[misc]  # crypten ships no ty
             bits = max(self.fraction_bits, other.fraction_bits)
             return self._like(arithmetic.add(self._aligned(bits), other._aligned(bits)), bits)
         bits = self.fraction_bits if _is_integer(other) else max(self.fraction_bits, PUBLIC_BITS)
-        words = _encoded(other, bits).expand(torch.broadcast_shapes(self._tensor.shape, _shape(other)))
+        shape = np.broadcast_shapes(self._tensor.shape, _shape(other))  # torch's imports sympy, 30 MB
+        words = _encoded(other, bits).expand(shape)
         return self._like(arithmetic.add(self._aligned(bits), arithmetic.constant(self.session, words)), bits)
 
     def neg(self) -> ReplicatedTensor:

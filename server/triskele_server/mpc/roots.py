@@ -8,6 +8,7 @@ messages that wait for each other.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from triskele_server.mpc.arithmetic import add, multiply, truncate
@@ -135,7 +136,7 @@ def root_ratio(session: Session, x: Shares, y: Shares, bits: int) -> Shares:
     `bits` is at most MAX_RATIO_BITS. The result is below the true value by at most 2^-20 of it and one last place,
     above it by less than one last place, and never above the cap. 0 for x = 0; the cap where y alone is 0.
     """
-    shape = torch.broadcast_shapes(x.shape, y.shape)
+    shape = np.broadcast_shapes(x.shape, y.shape)  # torch's imports sympy: 30 MB
     # From 2^16 on y is too large for the cap to be reached; below it 2^30 y does not wrap.
     excess = each(lambda a, b: (b << 2 * _CAP) - a, x, y)
     places = range(_NORM_PAIRS)
