@@ -107,3 +107,20 @@ def _inner_products(sketches: Words, vectors: NDArray[np.int8], out: Words) -> N
             for t in range(sketches.shape[1]):
                 total += sketches[i, t] * vectors[j, t]
             out[i, j] = total
+
+
+def squares_part(first: Words, second: Words) -> Words:
+    """A party's additive part of each row's sum of squares mod 2^64, of shares [n, K]: int64 [n], nothing besides."""
+    out = np.empty(len(first), np.int64)
+    _sums_of_squares(first, second, out)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+def _sums_of_squares(first: Words, second: Words, out: Words) -> None:
+    """Of a^2 + 2 a b, for shares a and b."""
+    for i in range(first.shape[0]):
+        total = np.int64(0)
+        for t in range(first.shape[1]):
+            total += first[i, t] * (first[i, t] + 2 * second[i, t])
+        out[i] = total

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from triskele.errors import PartyFault
 from triskele.task import FRACTION_BITS
-from triskele_server.linear.sketch import Sketch, project
+from triskele_server.linear.sketch import Sketch, project, squares_part
 from triskele_server.mpc import arithmetic, boolean
 from triskele_server.mpc.carry_tree import NARROW
 from triskele_server.mpc.session import Session, Shares
 
 PROJECTIONS = 64
-_ROWS_AT_ONCE = 32
 _PROJECTION_SLACK_BITS = 4  # T = 2^(f + 4) - 1: an honest projection is more than 7 times smaller
 NORM_SLACK_PERCENT = 121  # an accepted squared norm is at most 1.1^2 times C^2
 
@@ -50,8 +49,10 @@ def check(
     Each is "this word is not negative"; a submission is valid if none of its words is.
     """
     vectors = sketch.projections(PROJECTIONS)
-    projected = Shares(*(torch.from_numpy(project(z.numpy(), vectors)) for z in (sketches.first, sketches.second)))
-    norms = arithmetic.reshare_at_once(session, "norms", _squares(sketches))
+    first, second = sketches.first.numpy(), sketches.second.numpy()
+    projected = Shares(*(torch.from_numpy(project(z, vectors)) for z in (first, second)))
+    squares = torch.from_numpy(squares_part(first, second)).unsqueeze(-1)
+    norms = arithmetic.reshare_at_once(session, "norms", squares)
     norm_bound = sketch.blocks * NORM_SLACK_PERCENT * (1 << 2 * fraction_bits) // 100
     bound = projection_bound(fraction_bits)
     tested = [
@@ -69,15 +70,6 @@ def check(
     if not np.isin(opened, (0, 1)).all():
         raise PartyFault("a validity bit opened to something else than 0 or 1: a party does not follow the protocol")
     return opened.astype(np.bool_)
-
-
-def _squares(x: Shares) -> torch.Tensor:
-    """This party's part of each row's sum of squares, [n, 1]; temporaries are of a few rows, not of all sketches."""
-    parts = []
-    for first, second in zip(x.first.split(_ROWS_AT_ONCE), x.second.split(_ROWS_AT_ONCE), strict=True):
-        both = first + second
-        parts.append((both * both - second * second).sum(-1, keepdim=True))
-    return torch.cat(parts)
 
 
 def _negated(x: Shares) -> Shares:
