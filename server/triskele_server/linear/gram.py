@@ -11,15 +11,33 @@ from triskele.ring import Words
 from triskele_server.linear.shares import SharePair, chunks
 
 _CHUNK_WORDS = 1 << 13  # words per row in memory at a time
+_COLUMNS = 1 << 11  # words per row that are mixed and added up at a time
 _BLOCK_WORDS = 512  # words per row in cache at a time
 
 
-def gram_part(first: Words, second: Words) -> Words:
+def gram_part(
+    first: Words,
+    second: Words,
+    rows: Sequence[int] | None = None,
+    matrix: Words | None = None,
+    last: tuple[Words, Words] | None = None,
+) -> Words:
     """int64 [n, n] part of Z Z^T for shares [n, K] of Z; the three parties' parts add up to it mod 2^64.
+
+    Z may be given as some `rows` of the shares, in that order, that `matrix` mixes; `last` is one more row [1, K] of
+    both. A few columns are added up at a time, so that next to nothing is held beside the shares.
 
     A A^T + A B^T + B A^T = (A + B)(A + B)^T - B B^T.
     """
-    part: Words = _symmetric_product(first + second) - _symmetric_product(second)
+    count = len(matrix) if matrix is not None else len(first) if rows is None else len(rows)
+    part = np.zeros((count, count), np.int64)
+    for start, stop in chunks(first.shape[1], _COLUMNS):
+        a, b = first[:, start:stop], second[:, start:stop]
+        if last is not None:
+            a, b = (np.concatenate([words, row[:, start:stop]]) for words, row in zip((a, b), last, strict=True))
+        b = np.ascontiguousarray(mixed(b, matrix, rows))
+        part += _symmetric_product(mixed(a, matrix, rows) + b)
+        part -= _symmetric_product(b)
     return part
 
 
@@ -34,18 +52,22 @@ def exact_gram_part(rows: Sequence[SharePair], dimension: int, matrix: Words | N
         for i, (of_first, of_second) in enumerate(streams):
             of_first.read_into(first[i])
             of_second.read_into(second[i])
-        total += gram_part(mixed(first, matrix), mixed(second, matrix))
+        total += gram_part(first, second, matrix=matrix)
     return total
 
 
-def mixed(words: Words, matrix: Words | None) -> Words:
-    """matrix @ words mod 2^64 for a sparse public matrix [m, n] and words [n, K]; None mixes nothing."""
+def mixed(words: Words, matrix: Words | None, rows: Sequence[int] | None = None) -> Words:
+    """matrix @ words[rows] mod 2^64 for a sparse public matrix [m, n] and words [.., K]; None mixes nothing.
+
+    Without `rows` all of them in order; no more than what comes out is held beside the words.
+    """
     if matrix is None:
-        return words
+        return words if rows is None else words[np.asarray(rows, np.intp)]
+    taken = np.arange(len(words)) if rows is None else np.asarray(rows, np.intp)
     out = np.empty((len(matrix), words.shape[1]), np.int64)
     for row, factors in zip(out, matrix, strict=True):
         used = np.flatnonzero(factors)
-        np.sum(words[used] * factors[used, None], axis=0, out=row)
+        np.sum(words[taken[used]] * factors[used, None], axis=0, out=row)
     return out
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, RoundNumber, Slot
 from triskele.ring import Words
-from triskele_server.mpc.session import Session
+from triskele_server.mpc.session import Session, Shares
 
 _DIGEST_BYTES = 32
 _KEYS = ("mask key first", "mask key second")
@@ -123,14 +123,18 @@ def toss_coin(
     return coin
 
 
-def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Words, second: Words) -> None:
+def compare_shares(
+    session: Session, what: str, slots: Sequence[Slot], first: Words, second: Words, *, beside: Shares | None = None
+) -> None:
     """Compare with the other holder of each share a hash of what both computed from it.
 
-    `first` and `second` have one row per slot. Raises PartyFault naming the slots and both parties: a participant
-    cannot cause this, because each holder has checked its share against the same signed commitment.
+    `first` and `second` have one row per slot, `beside` one word more. Raises PartyFault naming the slots and both
+    parties: a participant cannot cause this, because each holder has checked its share against the same signed
+    commitment.
     """
     label = f"compare/{what}"
-    mine = {session.previous: _digests(first), session.next: _digests(second)}
+    more = (None, None) if beside is None else (beside.first.numpy(), beside.second.numpy())
+    mine = {session.previous: _digests(first, more[0]), session.next: _digests(second, more[1])}
     theirs = session.swap({peer: (label, digests) for peer, digests in mine.items()}, _DIGEST_BYTES * len(slots))
     for peer, digests in mine.items():
         differing = [
@@ -149,5 +153,10 @@ def compare_shares(session: Session, what: str, slots: Sequence[Slot], first: Wo
             )
 
 
-def _digests(rows: Words) -> bytes:
-    return b"".join(hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in rows)
+def _digests(rows: Words, beside: Words | None) -> bytes:
+    """Of each row with the word beside it, if there is one."""
+    digests = [hashlib.sha256(np.ascontiguousarray(row).data) for row in rows]
+    if beside is not None:
+        for digest, word in zip(digests, beside, strict=True):
+            digest.update(word.tobytes())
+    return b"".join(digest.digest() for digest in digests)

@@ -27,7 +27,7 @@ def run_coordinate_wise(
     """Shares of the aggregate's words [dimension] and what they are to be divided by. Raises RoundFailed."""
     last, public = pipeline.last, rows.mixing
     with session.ledger.withheld():
-        secret = run_stages(pipeline, gram(), public.divisor, spec.clip_norm)[0] if pipeline.stages else []
+        secret = run_stages(pipeline, gram(), public.divisor, spec.clip_norm)[0] if pipeline.needs_gram else []
         count = len(public.matrix)
         each = last.rule.comparisons(count, last.options) if last.rule.comparisons else 1
         totals: list[ReplicatedTensor] = []

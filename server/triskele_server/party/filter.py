@@ -209,8 +209,8 @@ def run_filter(
     last = pipeline.last
     try:
         with session.ledger.withheld():
-            needed = last.rule.needs_gram or bool(pipeline.stages)
-            mixings, rows, clip_norm = run_stages(pipeline, gram() if needed else None, public.divisor, spec.clip_norm)
+            seen_rows = gram() if pipeline.needs_gram else None
+            mixings, rows, clip_norm = run_stages(pipeline, seen_rows, public.divisor, spec.clip_norm)
             count = len(public.matrix) if rows is None else rows.size(0) - bool(last.rule.reference)
             seen = rows if last.rule.needs_gram else count
             result = call_stage(last, seen, clip_norm=clip_norm, adapted_bound=adapted_bound)

@@ -186,11 +186,9 @@ def run_round(
     if decision is None:
         # 5. Sketch: local and linear. Both holders of a share must get the same.
         sketch = Sketch(coin, spec.dimension, _buckets(spec, pipeline, len(slots)))
-        held = [s.shares for s in given.submissions]
-        first, second = np.split(sketch.apply([s.first for s in held] + [s.second for s in held]), 2)
+        first, second = _sketches(sketch, [s.shares for s in given.submissions])
         weights = _weight_shares(given) if spec.weighted else None
-        mine = (first, second) if weights is None else _beside(first, second, weights)
-        compare_shares(session, "sketch", slots, *mine)
+        compare_shares(session, "sketch", slots, first, second, beside=weights)
         first, second, weights = _lifted(session, spec, first, second, weights)
         on_step("sketch")
 
@@ -204,13 +202,21 @@ def run_round(
 
     # 7. Gram: local products, exact or of the sketches; only n^2 words travel. More rows than the rule may see are
     # averaged in buckets before, which is linear too.
-    named = [(s.participant, s.shares) for s in given.submissions]
     rows, pipeline = lay_out(
-        spec, pipeline, valid, named, coin=coin, previous=partial(previous_row, session, spec, given.previous)
+        spec,
+        pipeline,
+        valid,
+        [(s.participant, s.shares) for s in given.submissions],
+        coin=coin,
+        previous=partial(previous_row, session, spec, given.previous),
     )
+    part, places = np.empty((0, 0), np.int64), 0
+    if decision is None:
+        if pipeline.needs_gram:
+            part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)))
+        del first, second  # of no more use, and 131 MB of 1,000 participants
 
     def gram() -> ReplicatedTensor:
-        part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)))
         shared = arithmetic.reshare_at_once(session, "gram", torch.from_numpy(part))
         on_step("gram")
         return ReplicatedTensor(shared, session, places + 2 * spec.fraction_bits)
@@ -301,6 +307,12 @@ def _buckets(spec: TaskSpec, pipeline: Pipeline, rows: int) -> int:
     return GRAM_BUCKETS if sketched and rows <= spec.max_rows else CHECK_BUCKETS
 
 
+def _sketches(sketch: Sketch, held: Sequence[SharePair]) -> tuple[Words, Words]:
+    """Of the first shares and of the second ones, [n, K] each."""
+    first, second = np.split(sketch.apply([s.first for s in held] + [s.second for s in held]), 2)
+    return first, second
+
+
 def _lifted(
     session: Session, spec: TaskSpec, first: Words, second: Words, weights: Shares | None
 ) -> tuple[Words, Words, Shares | None]:
@@ -319,11 +331,6 @@ def _check_minimum(spec: TaskSpec, count: int, what: str) -> None:
 def _weight_shares(given: RoundInput) -> Shares:
     pairs = np.array([s.shares.word(given.spec.dimension) for s in given.submissions], given.spec.ring.dtype)
     return Shares(torch.from_numpy(pairs[:, 0].copy()), torch.from_numpy(pairs[:, 1].copy()))
-
-
-def _beside(first: Words, second: Words, weights: Shares) -> tuple[Words, Words]:
-    """The sketches with the weight's share as one more column: both holders must agree on that too."""
-    return np.column_stack([first, weights.first.numpy()]), np.column_stack([second, weights.second.numpy()])
 
 
 def _taken(x: Shares, rows: Sequence[int]) -> Shares:

@@ -14,7 +14,7 @@ import numpy as np
 from triskele.errors import RoundFailed
 from triskele.ring import Words
 from triskele.task import TaskSpec
-from triskele_server.linear.gram import exact_gram_part, gram_part, mixed
+from triskele_server.linear.gram import exact_gram_part, gram_part
 from triskele_server.linear.shares import SharePair
 from triskele_server.linear.sketch import Sketch
 from triskele_server.party.filter import call_stage, checked_mixing
@@ -42,17 +42,14 @@ class Rows:
         if exact:
             used = [*self.shares] + ([] if self.reference is None else [self.reference])
             return exact_gram_part(used, sketch.dimension, matrix), 0
-        z = []
-        for k, sketches in enumerate((first, second)):
-            taken = sketches[list(self.participants)]
-            if self.reference_index is not None:
-                taken = np.concatenate([taken, sketches[[self.reference_index]]])
-            elif self.reference is not None:
-                share = self.reference.first if k == 0 else self.reference.second
-                taken = np.concatenate([taken, sketch.apply([share])])
-            z.append(mixed(taken, matrix))
+        taken, last = [*self.participants], None
+        if self.reference_index is not None:
+            taken.append(self.reference_index)
+        elif self.reference is not None:
+            taken.append(len(first))
+            last = sketch.apply([self.reference.first]), sketch.apply([self.reference.second])
         # Dividing by the number of blocks, a power of two, moves the point.
-        return gram_part(z[0], z[1]), sketch.blocks.bit_length() - 1
+        return gram_part(first, second, taken, matrix, last), sketch.blocks.bit_length() - 1
 
     def _matrix(self) -> Words | None:
         """The mixing of all rows, the reference row carried through; None if nothing is mixed."""

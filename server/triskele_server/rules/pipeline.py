@@ -68,6 +68,11 @@ class Pipeline:
             return rule.selected is None and not spec.weighted and not self.opens_selection(spec)
         return rule.giving == "fractions"
 
+    @property
+    def needs_gram(self) -> bool:
+        """Whether the rule or a stage in front of it sees the rows' Gram matrix."""
+        return self.last.rule.needs_gram or bool(self.stages)
+
     def with_buckets(self, rows: int, max_rows: int) -> Pipeline:
         """The same with bucketing in front if there are more rows than the rule may see. The mean sees none."""
         sees_rows = self.last.rule.needs_gram or self.last.rule.kind == "coordinate_wise" or self.stages

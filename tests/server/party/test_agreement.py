@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from round_parties import in_sessions, watched_transports
 
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES, Slot
-from triskele_server.mpc.session import Session
+from triskele_server.mpc.session import Session, Shares
 from triskele_server.party.agreement import agree, compare_shares, toss_coin
 
 CONTEXT = b"task, round, attempt"
@@ -117,6 +118,29 @@ def _compared(first: dict[int, np.ndarray]) -> dict[int, BaseException]:
         compare_shares(session, "sketch", SLOTS, own, shares[(session.party + 1) % 3])
 
     return in_sessions(run).errors
+
+
+def test_a_word_beside_each_row_is_compared_with_it():
+    """As if it were one column more, which would be a second copy of all sketches."""
+    shares = [np.arange(6, dtype=np.int64).reshape(3, 2) + 10 * i for i in PARTIES]
+    weights = [np.arange(3, dtype=np.int64) + 100 * i for i in PARTIES]
+
+    def run(session: Session) -> None:
+        i, j = session.party, (session.party + 1) % 3
+        own = weights[i] + np.array([0, 5, 0]) if i == 2 else weights[i]
+        beside = Shares(torch.from_numpy(own), torch.from_numpy(weights[j]))
+        if i == 0:
+            whole = [np.column_stack(pair) for pair in ((shares[i], own), (shares[j], weights[j]))]
+            compare_shares(session, "sketch", SLOTS, *whole)
+        else:
+            compare_shares(session, "sketch", SLOTS, shares[i], shares[j], beside=beside)
+
+    errors = in_sessions(run).errors
+    for holder, peer in ((2, 1), (1, 2)):
+        assert f"parties {holder} and {peer} hold different words for the same share of slots [7]" in str(
+            errors[holder]
+        )
+    assert 0 not in errors
 
 
 def test_equal_shares_pass_the_comparison():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from round_parties import (
 from triskele.errors import PartyFault
 from triskele.ids import PARTIES
 from triskele.manifest import ManifestDigest
+from triskele_server.linear.sketch import Sketch
 from triskele_server.mpc.transport import Frame
 from triskele_server.party.round import run_round
 
@@ -47,6 +49,30 @@ def test_all_parties_end_with_the_same_output():
         assert 3 not in output.accepted
         assert (output.weight_total, output.refused) == (4, {})
     assert len({tuple(openings(o)) for o in ran.outputs}) == 1
+
+
+@pytest.mark.parametrize("rule", ["multi-krum", "mean", "median"])
+def test_the_sketches_are_gone_before_anything_of_the_models_length_is_added_up(rule, monkeypatch):
+    apply, sketches, left = Sketch.apply, [], {}
+
+    def watched(sketch, shares):
+        words = apply(sketch, shares)
+        sketches.append(weakref.ref(words))
+        return words
+
+    monkeypatch.setattr(Sketch, "apply", watched)
+    inputs = _inputs(_spec(rule=rule))
+
+    def run(party, transport):
+        def on_step(step):
+            left[party, step] = sum(words() is not None for words in sketches)
+
+        run_round(inputs[party], transport, on_step)
+
+    assert not at_three_parties(run).errors
+    assert len(sketches) == 3
+    assert max(left[party, "check"] for party in PARTIES) > 0
+    assert min(left[party, "filter"] for party in PARTIES) == 0
 
 
 # ---- different inputs ---------------------------------------------------------------------------------------------
