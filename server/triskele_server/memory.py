@@ -1,7 +1,8 @@
 """How a server process treats memory that it has used: freed pages are kept for the next chunk of a stream.
 
 As shipped, glibc gives the pages of freed chunks of half a megabyte back to the kernel at once and takes fresh ones,
-which the kernel clears, for the next chunk: half of what receiving an upload cost (docs/performance.md).
+which the kernel clears, for the next chunk: half of what receiving an upload cost (docs/performance.md). Between the
+steps of a round, none of which uses what the last one did, they are given back.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ def keep_freed_pages() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_freed_pages_back() -> None:
+    """Call it between steps that hold much at different times; some milliseconds. Does nothing without glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def started() -> None:

@@ -28,7 +28,7 @@ from triskele_server.at_rest import ShareVault, StoreDamaged
 from triskele_server.config import PartyConfig
 from triskele_server.hardening import harden
 from triskele_server.linear.shares import FileShare, HeldShare, SeedShare, SharePair
-from triskele_server.memory import keep_freed_pages, started
+from triskele_server.memory import give_freed_pages_back, keep_freed_pages, started
 from triskele_server.metrics.exposition import worker_counts
 from triskele_server.metrics.mpc import StepMeter
 from triskele_server.party.checkpoint import FileCheckpoints
@@ -178,6 +178,7 @@ class WorkerProcess:
         meter, steps = StepMeter(), TRACES.steps()
 
         def on_step(step: str) -> None:
+            give_freed_pages_back()
             traffic = transport.traffic
             _log.info("step", step=step, rounds=traffic.rounds, bytes_sent=traffic.bytes_sent)
             meter.ended(step, traffic.rounds, traffic.bytes_sent)
@@ -192,6 +193,7 @@ class WorkerProcess:
             del self._transports[number]
             transport.close()
         digest = write_output(job.output, output.words)
+        give_freed_pages_back()
         self._tell(Reached(number, RoundState.COMBINED))
         return RoundOutcome(
             digest,
