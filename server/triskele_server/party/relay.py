@@ -105,15 +105,15 @@ class Relays:
             await line.close()
 
     async def _bring_until_done(self, line: _Line, key: RoundKey, participant: ParticipantId) -> None:
-        pause = FIRST_PAUSE
+        pause, asks = FIRST_PAUSE, False  # the first time nothing is there yet, or the other party says so
         while (upload := await asyncio.to_thread(self._still_due, key, participant)) is not None:
             try:
-                await self._bring(line, key, upload)
+                await self._bring(line, key, upload, asks=asks)
                 ended = Relay.DONE
             except _AGAIN as error:
                 _log.info("relay_put_off", party=self.party, problem=str(error)[:200])
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause, asks = min(2 * pause, LONGEST_PAUSE), True
                 continue
             except (
                 TriskeleError,
@@ -131,24 +131,19 @@ class Relays:
                 return upload if self.store.round(key).state is RoundState.OPEN else None
         return None
 
-    async def _bring(self, line: _Line, key: RoundKey, upload: Upload) -> None:
+    async def _bring(self, line: _Line, key: RoundKey, upload: Upload, *, asks: bool) -> None:
         """Raises the other party's answer as its typed error."""
         client = line.client()
         problems: list[TriskeleError | OSError] = []
-        request = party_pb2.RelayStatusRequest(
-            task_digest=key.task,
-            round=key.number,
-            participant=upload.participant,
-            manifest_digest=upload.manifest_digest,
-        )
         try:
-            with outgoing("/triskele.v1.Party/RelayStatus", self.party):
-                reply = await client.RelayStatus(request, timeout=DEFAULT_LIMITS.rpc_seconds)
-            if reply.complete or (reply.relayed and reply.committed == upload.size):
-                return
-            with outgoing("/triskele.v1.Party/Relay", self.party):
-                words = self._requests(key, upload, reply.committed, problems)
-                await client.Relay(words, timeout=DEFAULT_LIMITS.upload_seconds)
+            start = await self._committed(client, key, upload) if asks else 0
+            while start < upload.size:
+                with outgoing("/triskele.v1.Party/Relay", self.party):
+                    words = self._requests(key, upload, start, problems)
+                    reply = await client.Relay(words, timeout=DEFAULT_LIMITS.upload_seconds)
+                start, before = _brought(reply, upload), start
+                if start <= before:
+                    raise Unavailable(f"party {self.party} has {start} bytes after bytes from {before} on were sent")
         except grpc.RpcError as error:
             if problems:
                 raise problems[0] from None
@@ -156,6 +151,16 @@ class Relays:
             if isinstance(typed, Unavailable):
                 await line.close()
             raise typed from None
+
+    async def _committed(self, client: Any, key: RoundKey, upload: Upload) -> int:
+        request = party_pb2.RelayStatusRequest(
+            task_digest=key.task,
+            round=key.number,
+            participant=upload.participant,
+            manifest_digest=upload.manifest_digest,
+        )
+        with outgoing("/triskele.v1.Party/RelayStatus", self.party):
+            return _brought(await client.RelayStatus(request, timeout=DEFAULT_LIMITS.rpc_seconds), upload)
 
     async def _requests(
         self, key: RoundKey, upload: Upload, start: int, problems: list[TriskeleError | OSError]
@@ -165,11 +170,16 @@ class Relays:
         grpc would answer an exception with a cancellation that looks like one from outside.
         """
         try:
-            content = await asyncio.to_thread(self.files.read_relay, key, upload.participant, upload.heavy)
+            content = self.files.read_relay(key, upload.participant, upload.heavy)
             yield party_pb2.RelayRequest(header=party_pb2.RelayHeader.FromString(content))
             blocks = self.files.read_words(key, upload.participant, upload.heavy, upload.size, start)
-            while block := await asyncio.to_thread(next, blocks, b""):
+            for block in blocks:  # written a moment ago: in the page cache
                 yield party_pb2.RelayRequest(chunk=types_pb2.Chunk(offset=start, data=block))
                 start += len(block)
         except (TriskeleError, OSError) as error:
             problems.append(error)
+
+
+def _brought(reply: party_pb2.UploadReply, upload: Upload) -> int:
+    """How many bytes of the words the other party has."""
+    return upload.size if reply.complete else int(reply.committed)

@@ -1,4 +1,8 @@
-"""gRPC on the outside, `Intake` and `RoundControl` on the inside: this adapter turns messages into values and back."""
+"""gRPC on the outside, `Intake` and `RoundControl` on the inside: this adapter turns messages into values and back.
+
+What waits for the disk, or for somebody who does, is done in a thread; what takes less than handing it over to one,
+such as a chunk that goes into the page cache, is done at once.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +79,8 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             if progress.relaying:
                 self._relay(session.key, session.participant)
             return _reply(progress)
-        finally:  # also when the participant vanished: what it sent is committed, even if this task is cancelled
-            await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+        finally:
+            await _close(session)
 
     async def Relay(  # noqa: N802  the proto's name
         self, requests: AsyncIterator[party_pb2.RelayRequest], context: Context
@@ -90,8 +94,8 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             if not session.complete and not await _receive(requests, session):
                 return _reply(Progress(session.position, complete=False))
             return _reply(await asyncio.to_thread(session.finish))
-        finally:  # as in Upload
-            await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
+        finally:
+            await _close(session)
 
     async def RelayStatus(  # noqa: N802  the proto's name
         self, request: party_pb2.RelayStatusRequest, context: Context
@@ -116,14 +120,14 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             if not upload.session.complete:
                 await _receive_sealed(requests, upload)
             return _reply(await asyncio.to_thread(upload.session.finish))
-        finally:  # as in Upload
-            await asyncio.shield(asyncio.to_thread(upload.session.close, _STREAM_ENDED))
+        finally:
+            await _close(upload.session)
 
     async def FetchMaskKeys(  # noqa: N802  the proto's name
         self, request: party_pb2.MaskKeysRequest, context: Context
     ) -> party_pb2.MaskKeysReply:
         """This party's keys of the mask over a released aggregate."""
-        keys = await asyncio.to_thread(self._keys.hand_out, caller(context), _key(request), request.output_digest)
+        keys = self._keys.hand_out(caller(context), _key(request), request.output_digest)
         return party_pb2.MaskKeysReply(keys=[party_pb2.MaskKey(index=i, key=k) for i, k in keys.items()])
 
 
@@ -234,11 +238,13 @@ async def _first(requests: AsyncIterator[Any]) -> Any:
 
 
 async def _receive_sealed(requests: AsyncIterator[party_pb2.SealedUploadRequest], upload: SealedSession) -> None:
+    await _resume(upload.session)
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidUpload("after the header of an upload come chunks only")
         chunk = request.chunk
-        await asyncio.to_thread(upload.write, chunk.offset, chunk.sealed)
+        upload.write(chunk.offset, chunk.sealed)
+        await _commit_if_due(upload.session)
 
 
 async def _receive(
@@ -246,14 +252,34 @@ async def _receive(
 ) -> bool:
     """False, and nothing is taken, if a stream begins at byte 0 where a part is here already: who sends it is told."""
     known = session.position
+    await _resume(session)
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidUpload("after the header of an upload come chunks only")
         chunk = request.chunk
         if known and not chunk.offset and session.position == known:
             return False
-        await asyncio.to_thread(session.write, chunk.offset, chunk.data)
+        session.write(chunk.offset, chunk.data)
+        await _commit_if_due(session)
     return True
+
+
+async def _resume(session: UploadSession) -> None:
+    if session.position:
+        await asyncio.to_thread(session.resume)
+
+
+async def _commit_if_due(session: UploadSession) -> None:
+    if session.commit_due:
+        await asyncio.to_thread(session.commit)
+
+
+async def _close(session: UploadSession) -> None:
+    """Also when the participant vanished: what it sent is committed, even if this task is cancelled."""
+    if session.complete:
+        session.close(_STREAM_ENDED)
+    else:
+        await asyncio.shield(asyncio.to_thread(session.close, _STREAM_ENDED))
 
 
 def _key(

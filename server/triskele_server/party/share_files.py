@@ -79,26 +79,26 @@ class ShareFiles:
                 _sync_folder(path.parent)
 
     def open_words(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, committed: int) -> WordsFile:
-        """A heavy share to be written; what stands beyond the committed bytes is cut off. The caller closes it."""
+        """A heavy share to be written; what stands beyond the committed bytes is cut off. The caller closes it.
+
+        Its name survives a power cut after `sync_folder` or `write_seeds` only.
+        """
         path = self.share(key, participant, index, seed=False)
-        new = not path.exists()
-        file: WordsFile
         if self._vault is None:
-            file = PlainFile.at(path, committed)
-        elif committed:
-            file = self._vault.resume(path, _place(key, participant, index), committed)
-        else:
-            file = self._vault.create(path, _place(key, participant, index))
-        if new:
-            _sync_folder(path.parent)
-        return file
+            return PlainFile.at(path, committed)
+        place = _place(key, participant, index)
+        return self._vault.resume(path, place, committed) if committed else self._vault.create(path, place)
+
+    def sync_folder(self, key: RoundKey) -> None:
+        """Make sure that the names of all files of a round survive a power cut."""
+        _sync_folder(self.folder(key))
 
     def write_seeds(self, key: RoundKey, participant: ParticipantId, seeds: Mapping[ShareIndex, bytes]) -> None:
         """Write and sync seed files, and sync the folder, so that all of the upload survives a power cut."""
         for index, seed in seeds.items():
             content = seed if self._vault is None else self._vault.seal(_place(key, participant, index), seed)
             _write_synced(self.share(key, participant, index, seed=True), content)
-        _sync_folder(self.folder(key))
+        self.sync_folder(key)
 
     def read_words(
         self, key: RoundKey, participant: ParticipantId, index: ShareIndex, size: int, start: int

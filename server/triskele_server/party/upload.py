@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -22,6 +23,15 @@ from triskele_server.party.share_files import RoundKey, ShareFiles
 from triskele_server.party.store import PartyStore
 
 _log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("this party cannot write to its disk just now: try again later") from error
+
 
 COMMIT_EVERY_BYTES = 8 << 20  # a crash of the party costs a participant at most so much to send again
 
@@ -44,6 +54,9 @@ class Progress:
 
 class UploadSession:
     """One stream of one upload. Its calls may come from any thread; they run one after another.
+
+    `write` leaves the disk to the kernel; `resume`, `commit`, `finish`, and `close` of an upload that is not complete
+    wait for it.
 
     A call after `close` raises the error that `close` was given.
     """
@@ -105,19 +118,35 @@ class UploadSession:
         """Bytes of the heavy share that have come, also in earlier streams."""
         return self._position
 
+    @property
+    def commit_due(self) -> bool:
+        """Whether so much has come since the last `commit` that it is time for another one."""
+        return self._position - self._committed >= COMMIT_EVERY_BYTES
+
+    def resume(self) -> None:
+        """Hash what is here already, which takes as long as there is of it; `write` and `finish` would do it."""
+        with self._lock:
+            self._check_not_closed()
+            if not self._complete:
+                with _disk():
+                    self._opened()
+
     def write(self, offset: int, data: bytes) -> None:
         """Step (8): take the next chunk. Raises InvalidUpload and takes nothing, or Unavailable if the disk fails."""
         with self._lock:
             self._check_not_closed()
             self._check_chunk(offset, data)
-            try:
+            with _disk():
                 self._opened().append(data)
-            except OSError as error:
-                raise Unavailable("this party cannot write to its disk just now: try again later") from error
             self._hash.update(data)
             self._position += len(data)
             metrics.UPLOAD_BYTES.inc(len(data))
-            if self._position - self._committed >= COMMIT_EVERY_BYTES:
+
+    def commit(self) -> None:
+        """Make sure that what has come survives; call it where `commit_due` says so."""
+        with self._lock:
+            self._check_not_closed()
+            with _disk():
                 self._commit()
 
     def finish(self) -> Progress:
@@ -130,11 +159,9 @@ class UploadSession:
                 raise InvalidUpload(
                     f"truncated: {self._position} of {self._total} bytes came; send on from offset {self._position}"
                 )
-            try:
+            with _disk():
                 self._check_commitment()  # (10)
                 self._keep()  # (11)
-            except OSError as error:
-                raise Unavailable("this party cannot write to its disk just now: try again later") from error
             return Progress.of(self._upload)
 
     def close(self, error: TriskeleError) -> None:
@@ -203,6 +230,7 @@ class UploadSession:
     def _commit(self) -> None:
         if self._file is not None:
             self._committed = self._file.sync()
+            self._files.sync_folder(self._key)  # the file's name must survive, too
             self._store.commit_offset(self._key, self._upload.participant, self._committed)
 
     def _opened(self) -> WordsFile:
@@ -237,6 +265,7 @@ class RelayedWords(UploadSession):
         self._files.make_folder(self._key)
         if self._file is not None:
             self._file.finish()
+        self._files.sync_folder(self._key)
         self._kept(self._store.words_brought(self._key, self._upload.participant, self._total))
         metrics.RELAYS.labels("received").inc()
 

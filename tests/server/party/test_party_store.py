@@ -221,6 +221,8 @@ KILLED = """
     )
     for offset in range(0, 11 * 1024, 1024):
         session.write(offset, b"\\3" * 1024)
+        if session.commit_due:
+            session.commit()
     print(files.share(key, "alice", 0, seed=False).stat().st_size, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

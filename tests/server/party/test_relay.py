@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import threading
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.at_rest import STORE_KEY
 from triskele_server.party import process
 from triskele_server.party import upload as upload_module
+from triskele_server.party.intake import Intake
 from triskele_server.party.service import PartyService
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -191,22 +193,28 @@ def test_relay_goes_on_after_both_parties_were_killed(start_party, spec, submiss
 
 
 def test_relay_that_fails_breaks_no_other_relay_off(start_party, spec, submission, monkeypatch):
-    answered = PartyService.RelayStatus
-    asked = []
-    alice_waits, bob_is_back = asyncio.Event(), asyncio.Event()
+    begun, answered = Intake.begin_relay, PartyService.RelayStatus
+    begins, asked = [], []
+    alice_waits, bob_is_back = threading.Event(), threading.Event()
 
-    async def status(self, request, context):
-        asked.append(request.participant)
-        if request.participant == "alice":
+    def begin(self, caller, signed, salt):
+        participant = signed.manifest.participant
+        begins.append(participant)
+        if participant == "alice":
             alice_waits.set()
-            await bob_is_back.wait()
-        elif asked.count("bob") == 1:
-            await alice_waits.wait()
+            assert bob_is_back.wait(30)
+        elif begins.count("bob") == 1:
+            assert alice_waits.wait(30)
             raise Unavailable("the disk is full just now")
         else:
             bob_is_back.set()
+        return begun(self, caller, signed, salt)
+
+    async def status(self, request, context):
+        asked.append(request.participant)
         return await answered(self, request, context)
 
+    monkeypatch.setattr(Intake, "begin_relay", begin)
     monkeypatch.setattr(PartyService, "RelayStatus", status)
 
     async def scenario():
@@ -219,7 +227,8 @@ def test_relay_that_fails_breaks_no_other_relay_off(start_party, spec, submissio
                 await _until_complete(second, one)
 
     asyncio.run(scenario())
-    assert sorted(asked) == ["alice", "bob", "bob"]
+    assert sorted(begins) == ["alice", "bob", "bob"]
+    assert asked == ["bob"], "only after a failure"
 
 
 def test_words_that_do_not_match_are_thrown_away_and_the_party_that_brought_them_is_named(
