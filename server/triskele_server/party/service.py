@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from triskele.errors import Conflict, Forbidden, InvalidTask, InvalidUpload
+from triskele.identity import Identity
 from triskele.ids import ParticipantId, RoundNumber, Slot, TaskDigest
 from triskele.limits import DEFAULT_LIMITS
-from triskele.manifest import ManifestDigest
+from triskele.manifest import Manifest, ManifestDigest
 from triskele.transparency.merkle import MAX_PROOF
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.metrics import party as metrics
@@ -33,6 +35,7 @@ from triskele_server.party.upload import Progress, UploadSession
 from triskele_server.round_state import RoundState
 from triskele_server.rpc.interceptors import Context, about, caller
 
+ANNOUNCED_SECONDS = 2.0  # that who has announced a relayed upload waits for its words at most, before it is answered
 _SHARES_READ = 3  # a party takes 2
 _STREAM_ENDED = Conflict("this stream has ended: begin another one to go on")
 
@@ -52,6 +55,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         self._keys = keys
         self._sealed = sealed
         self._relay = relay
+        self._awaited: dict[tuple[RoundKey, ParticipantId], asyncio.Event] = {}  # relays, by whoever waits for them
 
     async def UploadStatus(  # noqa: N802  the proto's name
         self, request: party_pb2.UploadStatusRequest, context: Context
@@ -69,7 +73,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         about(header.manifest.manifest.task_digest, header.manifest.manifest.round)
         shares = received_shares(header.shares)
         if header.relayed:
-            return _reply(await asyncio.to_thread(self._intake.announce, caller(context), header.manifest, shares))
+            return _reply(await self._announced(caller(context), header.manifest, shares))
         begin = partial(self._intake.begin, relay=header.relay)
         session = await asyncio.to_thread(begin, caller(context), header.manifest, shares)
         try:
@@ -81,6 +85,25 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             return _reply(progress)
         finally:
             await _close(session)
+
+    async def _announced(
+        self, participant: Identity, signed: types_pb2.SignedManifest, shares: Sequence[ReceivedShare]
+    ) -> Progress:
+        """Answered when the other holder has brought the words, or in a while: asking again and again costs more."""
+        key = _key(signed.manifest)
+        place = key, ParticipantId(participant.name)
+        ended = self._awaited.setdefault(place, asyncio.Event())  # before the look at what is there
+        try:
+            progress = await asyncio.to_thread(self._intake.announce, participant, signed, shares)
+            if progress.complete or not progress.relayed:
+                return progress
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCED_SECONDS):
+                    await ended.wait()
+            digest = Manifest.from_proto(signed.manifest).digest
+            return await asyncio.to_thread(self._intake.status, participant, key, digest)
+        finally:
+            self._awaited.pop(place, None)
 
     async def Relay(  # noqa: N802  the proto's name
         self, requests: AsyncIterator[party_pb2.RelayRequest], context: Context
@@ -96,6 +119,8 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             return _reply(await asyncio.to_thread(session.finish))
         finally:
             await _close(session)
+            if (ended := self._awaited.get((session.key, session.participant))) is not None:
+                ended.set()
 
     async def RelayStatus(  # noqa: N802  the proto's name
         self, request: party_pb2.RelayStatusRequest, context: Context
@@ -283,7 +308,8 @@ async def _close(session: UploadSession) -> None:
 
 
 def _key(
-    request: party_pb2.UploadStatusRequest
+    request: types_pb2.Manifest
+    | party_pb2.UploadStatusRequest
     | party_pb2.RelayStatusRequest
     | party_pb2.MaskKeysRequest
     | party_pb2.SealedUploadHeader

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from triskele.errors import Unavailable
 from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.at_rest import STORE_KEY
-from triskele_server.party import process
+from triskele_server.party import process, service
 from triskele_server.party import upload as upload_module
 from triskele_server.party.intake import Intake
 from triskele_server.party.service import PartyService
@@ -38,6 +38,7 @@ def two_parties_in_one_process(monkeypatch):
         yield
 
     monkeypatch.setattr(process, "_shown", shown)
+    monkeypatch.setattr(service, "ANNOUNCED_SECONDS", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -130,6 +131,39 @@ def test_share_that_goes_up_once_is_at_both_holders(start_party, spec, submissio
         assert made.sharing.seeds[1] not in b"".join(second.values())
     for name, content in (first | second).items():
         assert not (encrypted and made.sharing.salts[0] in content), name
+
+
+def test_announcement_is_answered_when_the_words_are_there(start_party, spec, submission, monkeypatch):
+    monkeypatch.setattr(service, "ANNOUNCED_SECONDS", 60.0)
+
+    async def scenario():
+        async with _two(start_party, spec) as (first, second), asyncio.timeout(30):
+            made = submission()
+            announced = asyncio.create_task(_announce(second, made))
+            await second.until_file("alice-2.seed", 16)
+            await asyncio.sleep(0.1)
+            assert not announced.done()
+            await first.upload(_to_first(made), as_participant="alice")
+            return await announced
+
+    assert asyncio.run(scenario()).complete
+
+
+def test_announcement_is_answered_at_once_when_the_relay_is_refused(start_party, spec, submission, monkeypatch):
+    monkeypatch.setattr(service, "ANNOUNCED_SECONDS", 60.0)
+
+    async def scenario():
+        async with start_party(2) as second, asyncio.timeout(30):
+            await second.open(spec)
+            made = submission()
+            announced = asyncio.create_task(_announce(second, made))
+            await second.until_file("alice-2.seed", 16)
+            with contextlib.suppress(grpc.RpcError):
+                await _relay(second, made, words=made.heavy_bytes[:-1] + b"\x55")
+            return await announced
+
+    reply = asyncio.run(scenario())
+    assert (reply.complete, reply.relayed) == (False, False), "the participant sends the words itself"
 
 
 def _counted(name, **labels):
