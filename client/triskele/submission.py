@@ -3,8 +3,10 @@
 All randomness of a submission (stochastic rounding, seeds, salts) is derived from 32 bytes
 
     entropy = HKDF-SHA256(Ed25519 private key, info = "triskele/v1/submission" | task digest | round u64 big endian
-                          | SHA-256(update as little-endian float64 | weight u64 big endian
+                          | SHA-256(format | update in that format | weight u64 big endian
                                     | local noise float64 big endian, if there is any))
+
+where the format is "<f4", little-endian float32, if every entry is one, and "<f8" if not.
 
 - A participant that crashes and starts again with the same update makes the very same bytes, so a broken upload goes on
   where it stopped, although nothing secret was ever written to disk.
@@ -161,11 +163,21 @@ def _checked_weight(weight: int | None, spec: TaskSpec) -> int:
 def _entropy(
     key: Ed25519PrivateKey, task: TaskDigest, number: RoundNumber, vector: Vector, *, weight: int, noise: float
 ) -> bytes:
-    content = hashlib.sha256()
+    format_ = "<f4" if _is_single(vector) else "<f8"
+    content = hashlib.sha256(format_.encode())
     for start in range(0, len(vector), _CHUNK):
-        content.update(vector[start : start + _CHUNK].astype("<f8", copy=False).data)
+        content.update(vector[start : start + _CHUNK].astype(format_, copy=False).data)
     content.update(struct.pack(">Q", weight))
     if noise:
         content.update(struct.pack(">d", noise))
     info = _INFO + task + struct.pack(">Q", number) + content.digest()
     return derive(key.private_bytes_raw(), info, ENTROPY_BYTES)
+
+
+def _is_single(vector: Vector) -> bool:
+    """Whether every entry is a float32, in whatever format it is given: the same values are the same update."""
+    if vector.dtype == np.float32:
+        return True
+    with np.errstate(over="ignore"):
+        parts = (vector[start : start + _CHUNK] for start in range(0, len(vector), _CHUNK))
+        return all(np.array_equal(part.astype(np.float32), part) for part in parts)

@@ -52,6 +52,11 @@ def test_precision_of_the_same_values_does_not_matter():
     narrow = vector().astype(np.float32)
     assert encoded(narrow).entropy == encoded(narrow.astype(np.float64)).entropy
     assert np.array_equal(encoded(narrow).words, encoded(narrow.astype(np.float64)).words)
+    wide = narrow.astype(np.float64)
+    wide[-1] = np.nextafter(wide[-1], 1)  # not a float32 any more, and as one the same as before
+    assert encoded(wide).entropy != encoded(narrow).entropy
+    huge = np.full_like(wide, 1e100)
+    assert encoded(huge).entropy != encoded(huge * 2).entropy, "beyond every float32"
 
 
 def test_anything_else_gives_independent_randomness():

@@ -95,7 +95,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
         self, request: coordinator_pb2.ListTasksRequest, context: Context
     ) -> coordinator_pb2.ListTasksReply:
         """The tasks that have a task file now."""
-        tasks = [task for task in self._store.tasks() if task.spec.digest in self._served]
+        tasks = sorted((self._task(digest) for digest in self._served), key=lambda task: task.spec.name)
         return coordinator_pb2.ListTasksReply(tasks=[self._task_view(task) for task in tasks])
 
     async def WatchRounds(  # noqa: N802  gRPC's name

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Select, bindparam, func, insert, select
+from sqlalchemy import Select, Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from triskele.errors import ConfigurationError, InvalidTask, NotFound, WrongState
@@ -360,16 +360,17 @@ class Store:
             return session.scalar(enough.order_by(CheckpointRow.size.desc()).limit(1))
 
 
-# Admission, once for every participant of every round: made once, and of columns instead of objects.
-_OF_ROUND = (EnrolmentRow.task == bindparam("in_task"), EnrolmentRow.round == bindparam("in_round"))
+# Admission, once for every participant of every round: made once, and of tables' columns, without the objects' ways.
+_ROUNDS, _ENROLMENTS = RoundRow.__table__.c, EnrolmentRow.__table__.c
+_OF_ROUND = (_ENROLMENTS.task == bindparam("in_task"), _ENROLMENTS.round == bindparam("in_round"))
 _ADMITTING = (
-    select(RoundRow.state, RoundRow.max_participants)
-    .where(RoundRow.task == bindparam("in_task"), RoundRow.number == bindparam("in_round"))
+    select(_ROUNDS.state, _ROUNDS.max_participants)
+    .where(_ROUNDS.task == bindparam("in_task"), _ROUNDS.number == bindparam("in_round"))
     .with_for_update()
 )
-_SLOT = select(EnrolmentRow.slot).where(*_OF_ROUND, EnrolmentRow.participant == bindparam("who"))
-_ENROLLED = select(func.count(EnrolmentRow.slot)).where(*_OF_ROUND)
-_ENROL = insert(EnrolmentRow).values(
+_SLOT = select(_ENROLMENTS.slot).where(*_OF_ROUND, _ENROLMENTS.participant == bindparam("who"))
+_ENROLLED = select(func.count(_ENROLMENTS.slot)).where(*_OF_ROUND)
+_ENROL = insert(cast("Table", EnrolmentRow.__table__)).values(
     task=bindparam("in_task"), round=bindparam("in_round"), participant=bindparam("who"), slot=bindparam("in_slot")
 )
 

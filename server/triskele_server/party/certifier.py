@@ -77,7 +77,7 @@ class Certifier:
     def _account(self, record: RoundRecord, sealed: Sequence[Submission], told: Told) -> Account:
         released = record.state is RoundState.RELEASED
         computation = None
-        task = TaskSpec.from_canonical(record.canonical)
+        task = record.spec
         if released and record.outcome is not None:
             computation = _computation(task, record.outcome, sealed)
         reason, who, detail = told.blame

@@ -132,7 +132,7 @@ class RoundControl:
         ):
             raise InvalidTask("seal: a slot or a participant is listed twice")
         record = await asyncio.to_thread(self._store.round, key)
-        minimum = max(TaskSpec.from_canonical(record.canonical).min_accepted, self._config.policy.min_accepted)
+        minimum = max(record.spec.min_accepted, self._config.policy.min_accepted)
         if len(submissions) < minimum:
             raise WrongState(
                 f"{key}: {len(submissions)} submissions are below this party's minimum cohort of {minimum}"
@@ -145,7 +145,7 @@ class RoundControl:
         """Start an attempt at a sealed round, giving up an earlier one; of an old number only the status is told."""
         if attempt < 1:
             raise InvalidTask("run: attempts are numbered from 1")
-        privacy = TaskSpec.from_canonical((await asyncio.to_thread(self._store.round, key)).canonical).privacy
+        privacy = (await asyncio.to_thread(self._store.round, key)).spec.privacy
         affordable = None if privacy is None else await asyncio.to_thread(affordable_rounds, privacy)
         if await asyncio.to_thread(self._store.start_attempt, key, attempt, affordable):
             await self._give_up(key)
@@ -369,4 +369,4 @@ class RoundControl:
 def _starts_from_previous(record: RoundRecord) -> bool:
     from triskele_server.rules import find  # noqa: PLC0415  loads the rules' code, not for `--help`
 
-    return find(TaskSpec.from_canonical(record.canonical).stages[-1]).reference == "previous"
+    return find(record.spec.stages[-1]).reference == "previous"

@@ -20,7 +20,6 @@ import datetime
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from weakref import WeakValueDictionary, ref
 
 from cryptography import x509
@@ -33,7 +32,6 @@ from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.manifest import Manifest, ManifestDigest
 from triskele.ring import Ring
 from triskele.sharing import SALT_BYTES, SEED_BYTES, Salt, commitment_matches
-from triskele.task import TaskSpec
 from triskele_proto.v1 import party_pb2, types_pb2
 from triskele_server.metrics import party as metrics
 from triskele_server.party.disk_room import DiskRoom
@@ -234,7 +232,7 @@ class Intake:
             raise InvalidUpload(f"manifest: made for {manifest.participant}, but sent by {caller.name}")
         key = RoundKey(manifest.task, manifest.round)
         record = self._store.round(key)  # (3)
-        spec = _spec(record.canonical)
+        spec = record.spec
         spec.check_takes_part(manifest.participant)
         manifest.check_belongs_to(spec, key.number)  # (4)
         return _Claim(manifest, key, spec.ring, record.state is RoundState.OPEN)
@@ -334,11 +332,6 @@ class Intake:
                 raise InvalidUpload(f"share {share.index}: the seed has {len(share.seed)} bytes, not {SEED_BYTES}")
             elif not commitment_matches(manifest.commitments[share.index], Salt(share.salt), share.seed):
                 raise InvalidUpload(f"share {share.index}: does not match the manifest's commitment")
-
-
-@lru_cache(maxsize=64)  # of a content-addressed value: nothing to go stale
-def _spec(canonical: bytes) -> TaskSpec:
-    return TaskSpec.from_canonical(canonical)
 
 
 def _seeds(manifest: Manifest, shares: Sequence[ReceivedShare]) -> dict[ShareIndex, bytes]:

@@ -8,7 +8,6 @@ from triskele.errors import Conflict, Forbidden, Unavailable, WrongState
 from triskele.identity import Identity
 from triskele.ids import PartyIndex, ShareIndex, held_shares
 from triskele.release_mask import MaskKey
-from triskele.task import TaskSpec
 from triskele_server.config import PolicyTable
 from triskele_server.party.release_files import ReleaseFiles
 from triskele_server.party.share_files import RoundKey
@@ -40,7 +39,7 @@ class MaskKeys:
                 f"this party's policy lets participants unmask aggregates, not a {caller.role} ([policy] readers)"
             )
         record = self._store.round(key)
-        spec = TaskSpec.from_canonical(record.canonical)
+        spec = record.spec
         if caller.role == "participant":
             spec.check_takes_part(caller.name)
         if not spec.masked:

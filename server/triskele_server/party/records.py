@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from triskele.errors import Conflict
 from triskele.ids import ParticipantId, RoundNumber, ShareIndex, Slot, TaskDigest
 from triskele.manifest import ManifestDigest
+from triskele.task import TaskSpec
 from triskele_server.metrics import party as metrics
 from triskele_server.party.attested import Attested
 from triskele_server.party.job import RoundOutcome
@@ -123,6 +125,11 @@ class RoundRecord:
     blame: Blame | None
     outcome: RoundOutcome | None
     statement: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """The task; raises InvalidTask if it is of another version of Triskele."""
+        return TaskSpec.from_canonical(self.canonical)
 
 
 def upload_record(row: Any) -> Upload:

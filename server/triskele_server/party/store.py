@@ -109,6 +109,15 @@ class PartyStore:
         if self._claim.closed:
             raise Unavailable("this party is stopping: try again later")
 
+    def _must_be_open(self, transaction: sa.Connection, key: RoundKey) -> None:
+        """Of a round that is known it is known what it is in this transaction: another one would have forgotten it."""
+        known = self._read.get(key)
+        state = known.state if known else transaction.execute(_FIND_STATE, _of_round(key)).scalar_one_or_none()
+        if state is None:
+            raise _never_opened(key)
+        if state != RoundState.OPEN:
+            raise WrongState(f"{key} is {state}: it takes no uploads any more")
+
     def open_round(self, key: RoundKey, canonical: bytes) -> RoundRecord:
         """Open a round, or find it as it is if it was opened before. Raises WrongState for one before the newest."""
         with self._transaction(key) as transaction:
@@ -184,7 +193,7 @@ class PartyStore:
         with self._transaction() as transaction:
             found = _find_upload(transaction, key, submission.participant)
             if found is None or not found.complete:
-                _must_be_open(transaction, key)
+                self._must_be_open(transaction, key)
             if found is not None:
                 found.check_manifest(submission.manifest_digest)
                 return found
@@ -215,7 +224,7 @@ class PartyStore:
         `relay`: whether the words are to be brought to the other holder.
         """
         with self._transaction() as transaction:
-            _must_be_open(transaction, key)
+            self._must_be_open(transaction, key)
             values = {"committed": committed, "complete": True, "relay": relay.value}
             transaction.execute(_CHANGE_UPLOAD, {**_of_upload(key, participant), **values})
 
@@ -229,7 +238,7 @@ class PartyStore:
 
     def _relayed_part(self, key: RoundKey, participant: ParticipantId, values: dict[str, Any]) -> Upload:
         with self._transaction() as transaction:
-            _must_be_open(transaction, key)
+            self._must_be_open(transaction, key)
             of = _of_upload(key, participant)
             transaction.execute(_CHANGE_RELAYED, {**of, **values})
             transaction.execute(_CHANGE_WHOLE, {**of, "complete": True})
@@ -241,7 +250,7 @@ class PartyStore:
     def take_direct(self, key: RoundKey, participant: ParticipantId) -> Upload:
         """The participant sends the words of a relayed upload itself, from the first: what was brought is dropped."""
         with self._transaction() as transaction:
-            _must_be_open(transaction, key)
+            self._must_be_open(transaction, key)
             values = {"relayed": False, "committed": 0, "seeded": False}
             transaction.execute(_CHANGE_RELAYED_INCOMPLETE, {**_of_upload(key, participant), **values})
             found = _find_upload(transaction, key, participant)
@@ -436,14 +445,6 @@ def _opened_rounds(transaction: sa.Connection, but: RoundKey) -> int:
     query = sa.select(rounds).where(rounds.c.task == but.task, rounds.c.round != but.number, rounds.c.attempt > 0)
     begun = map(round_record, transaction.execute(query).mappings())
     return sum(record.blame is None or record.blame.reason not in NOTHING_OPENED for record in begun)
-
-
-def _must_be_open(transaction: sa.Connection, key: RoundKey) -> None:
-    state = transaction.execute(_FIND_STATE, _of_round(key)).scalar_one_or_none()
-    if state is None:
-        raise _never_opened(key)
-    if state != RoundState.OPEN:
-        raise WrongState(f"{key} is {state}: it takes no uploads any more")
 
 
 def _find_upload(transaction: sa.Connection, key: RoundKey, participant: ParticipantId) -> Upload | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ class DenyList:
         """`check` of the certificate (PEM) that a connection was made with."""
         if self._path is None:
             return
-        self.check(identity, x509.load_pem_x509_certificate(certificate).serial_number)
+        self.check(identity, _serial(certificate))
 
     def _current(self) -> frozenset[str]:
         if self._path is None:
@@ -75,6 +76,11 @@ class DenyList:
                 metrics.DENY_LIST_PROBLEMS.set(len(problems))
                 _log.info("deny_list_read", entries=len(self._denied))
             return self._denied
+
+
+@lru_cache(maxsize=4096)  # of what cannot change; a member's certificate comes with every call
+def _serial(certificate: bytes) -> int:
+    return x509.load_pem_x509_certificate(certificate).serial_number
 
 
 def _entries(path: Path) -> tuple[frozenset[str], list[str]]:

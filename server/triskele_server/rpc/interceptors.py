@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -29,8 +30,19 @@ Layer = Callable[[str, Context], AbstractAsyncContextManager[None]]
 _log = structlog.get_logger(__name__)
 
 
+_caller: ContextVar[tuple[Context, Identity] | None] = ContextVar("caller", default=None)  # of the RPC under way
+
+
 def caller(context: Context) -> Identity:
     """Who calls, from the one SPIFFE id in the client's certificate; raises Forbidden if there is not exactly one."""
+    known = _caller.get()
+    if known is None or known[0] is not context:  # gRPC makes the whole certificate anew whenever it is asked
+        known = context, _identity(context)
+        _caller.set(known)
+    return known[1]
+
+
+def _identity(context: Context) -> Identity:
     ids = list(context.auth_context().get("peer_spiffe_id", ()))
     if len(ids) != 1:
         raise Forbidden("the client's certificate carries no single SPIFFE id: use one that the federation issued")
