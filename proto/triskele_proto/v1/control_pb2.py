@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from triskele_proto.v1 import types_pb2 as triskele__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriskele_proto/v1/control.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"/\n\x10OpenRoundRequest\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"2\n\x0cRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"H\n\nSubmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"d\n\x10SealRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\x0bsubmissions\x18\x03 \x03(\x0b\x32\x17.triskele.v1.Submission\"F\n\x0fRunRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xa7\x01\n\x0f\x45ndRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\x0c\x12\x30\n\x08left_out\x18\x05 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12!\n\x05\x62lame\x18\x06 \x01(\x0b\x32\x12.triskele.v1.Blame\"G\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xc1\x01\n\x0cRoundOutcome\x12\x15\n\routput_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cweight_total\x18\x02 \x01(\x04\x12\x18\n\x10\x63oefficient_bits\x18\x03 \x01(\r\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\x05 \x03(\r\x12\x10\n\x08openings\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\"\x81\x02\n\x10RoundStatusReply\x12\r\n\x05state\x18\x01 \x01(\t\x12)\n\x08\x63omplete\x18\x02 \x03(\x0b\x32\x17.triskele.v1.Submission\x12!\n\x05\x62lame\x18\x03 \x01(\x0b\x32\x12.triskele.v1.Blame\x12*\n\x07outcome\x18\x04 \x01(\x0b\x32\x19.triskele.v1.RoundOutcome\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07running\x18\x06 \x01(\x08\x12\x0f\n\x07setback\x18\x07 \x01(\t\x12\x31\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\x1c.triskele.v1.SignedStatement\"0\n\x0bOutputChunk\x12!\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x12.triskele.v1.Chunk\"J\n\rCosignRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\"T\n\x0b\x43osignReply\x12\x0c\n\x04time\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x10\n\x08old_size\x18\x03 \x01(\x04\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x32\x85\x04\n\x0cPartyControl\x12I\n\tOpenRound\x12\x1d.triskele.v1.OpenRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x0bRoundStatus\x12\x19.triskele.v1.RoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12I\n\tSealRound\x12\x1d.triskele.v1.SealRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x08RunRound\x12\x1c.triskele.v1.RunRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12\x44\n\x0b\x46\x65tchOutput\x12\x19.triskele.v1.RoundRequest\x1a\x18.triskele.v1.OutputChunk0\x01\x12G\n\x08\x45ndRound\x12\x1c.triskele.v1.EndRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12>\n\x06\x43osign\x12\x1a.triskele.v1.CosignRequest\x1a\x18.triskele.v1.CosignReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriskele_proto/v1/control.proto\x12\x0btriskele.v1\x1a\x1dtriskele_proto/v1/types.proto\"/\n\x10OpenRoundRequest\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"S\n\x0cRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x1f\n\x04seen\x18\x03 \x01(\x0b\x32\x11.triskele.v1.Seen\"X\n\x04Seen\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\x08\x12\x0e\n\x06\x65nough\x18\x04 \x01(\r\x12\x0f\n\x07wait_ms\x18\x05 \x01(\r\"H\n\nSubmission\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\x0c\"d\n\x10SealRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12,\n\x0bsubmissions\x18\x03 \x03(\x0b\x32\x17.triskele.v1.Submission\"F\n\x0fRunRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xa7\x01\n\x0f\x45ndRoundRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\x0c\x12\x30\n\x08left_out\x18\x05 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12!\n\x05\x62lame\x18\x06 \x01(\x0b\x32\x12.triskele.v1.Blame\"G\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xc1\x01\n\x0cRoundOutcome\x12\x15\n\routput_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cweight_total\x18\x02 \x01(\x04\x12\x18\n\x10\x63oefficient_bits\x18\x03 \x01(\r\x12/\n\x07refused\x18\x04 \x03(\x0b\x32\x1e.triskele.v1.RefusedSubmission\x12\x16\n\x0e\x61\x63\x63\x65pted_slots\x18\x05 \x03(\r\x12\x10\n\x08openings\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\"\x81\x02\n\x10RoundStatusReply\x12\r\n\x05state\x18\x01 \x01(\t\x12)\n\x08\x63omplete\x18\x02 \x03(\x0b\x32\x17.triskele.v1.Submission\x12!\n\x05\x62lame\x18\x03 \x01(\x0b\x32\x12.triskele.v1.Blame\x12*\n\x07outcome\x18\x04 \x01(\x0b\x32\x19.triskele.v1.RoundOutcome\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07running\x18\x06 \x01(\x08\x12\x0f\n\x07setback\x18\x07 \x01(\t\x12\x31\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\x1c.triskele.v1.SignedStatement\"0\n\x0bOutputChunk\x12!\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x12.triskele.v1.Chunk\"J\n\rCosignRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\"T\n\x0b\x43osignReply\x12\x0c\n\x04time\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x10\n\x08old_size\x18\x03 \x01(\x04\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x32\x85\x04\n\x0cPartyControl\x12I\n\tOpenRound\x12\x1d.triskele.v1.OpenRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x0bRoundStatus\x12\x19.triskele.v1.RoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12I\n\tSealRound\x12\x1d.triskele.v1.SealRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12G\n\x08RunRound\x12\x1c.triskele.v1.RunRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12\x44\n\x0b\x46\x65tchOutput\x12\x19.triskele.v1.RoundRequest\x1a\x18.triskele.v1.OutputChunk0\x01\x12G\n\x08\x45ndRound\x12\x1c.triskele.v1.EndRoundRequest\x1a\x1d.triskele.v1.RoundStatusReply\x12>\n\x06\x43osign\x12\x1a.triskele.v1.CosignRequest\x1a\x18.triskele.v1.CosignReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,27 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENROUNDREQUEST']._serialized_start=79
   _globals['_OPENROUNDREQUEST']._serialized_end=126
   _globals['_ROUNDREQUEST']._serialized_start=128
-  _globals['_ROUNDREQUEST']._serialized_end=178
-  _globals['_SUBMISSION']._serialized_start=180
-  _globals['_SUBMISSION']._serialized_end=252
-  _globals['_SEALROUNDREQUEST']._serialized_start=254
-  _globals['_SEALROUNDREQUEST']._serialized_end=354
-  _globals['_RUNROUNDREQUEST']._serialized_start=356
-  _globals['_RUNROUNDREQUEST']._serialized_end=426
-  _globals['_ENDROUNDREQUEST']._serialized_start=429
-  _globals['_ENDROUNDREQUEST']._serialized_end=596
-  _globals['_SIGNEDSTATEMENT']._serialized_start=598
-  _globals['_SIGNEDSTATEMENT']._serialized_end=669
-  _globals['_ROUNDOUTCOME']._serialized_start=672
-  _globals['_ROUNDOUTCOME']._serialized_end=865
-  _globals['_ROUNDSTATUSREPLY']._serialized_start=868
-  _globals['_ROUNDSTATUSREPLY']._serialized_end=1125
-  _globals['_OUTPUTCHUNK']._serialized_start=1127
-  _globals['_OUTPUTCHUNK']._serialized_end=1175
-  _globals['_COSIGNREQUEST']._serialized_start=1177
-  _globals['_COSIGNREQUEST']._serialized_end=1251
-  _globals['_COSIGNREPLY']._serialized_start=1253
-  _globals['_COSIGNREPLY']._serialized_end=1337
-  _globals['_PARTYCONTROL']._serialized_start=1340
-  _globals['_PARTYCONTROL']._serialized_end=1857
+  _globals['_ROUNDREQUEST']._serialized_end=211
+  _globals['_SEEN']._serialized_start=213
+  _globals['_SEEN']._serialized_end=301
+  _globals['_SUBMISSION']._serialized_start=303
+  _globals['_SUBMISSION']._serialized_end=375
+  _globals['_SEALROUNDREQUEST']._serialized_start=377
+  _globals['_SEALROUNDREQUEST']._serialized_end=477
+  _globals['_RUNROUNDREQUEST']._serialized_start=479
+  _globals['_RUNROUNDREQUEST']._serialized_end=549
+  _globals['_ENDROUNDREQUEST']._serialized_start=552
+  _globals['_ENDROUNDREQUEST']._serialized_end=719
+  _globals['_SIGNEDSTATEMENT']._serialized_start=721
+  _globals['_SIGNEDSTATEMENT']._serialized_end=792
+  _globals['_ROUNDOUTCOME']._serialized_start=795
+  _globals['_ROUNDOUTCOME']._serialized_end=988
+  _globals['_ROUNDSTATUSREPLY']._serialized_start=991
+  _globals['_ROUNDSTATUSREPLY']._serialized_end=1248
+  _globals['_OUTPUTCHUNK']._serialized_start=1250
+  _globals['_OUTPUTCHUNK']._serialized_end=1298
+  _globals['_COSIGNREQUEST']._serialized_start=1300
+  _globals['_COSIGNREQUEST']._serialized_end=1374
+  _globals['_COSIGNREPLY']._serialized_start=1376
+  _globals['_COSIGNREPLY']._serialized_end=1460
+  _globals['_PARTYCONTROL']._serialized_start=1463
+  _globals['_PARTYCONTROL']._serialized_end=1980
 # @@protoc_insertion_point(module_scope)

@@ -16,12 +16,28 @@ class OpenRoundRequest(_message.Message):
     def __init__(self, task: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundRequest(_message.Message):
-    __slots__ = ("task_digest", "round")
+    __slots__ = ("task_digest", "round", "seen")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     task_digest: bytes
     round: int
-    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
+    seen: Seen
+    def __init__(self, task_digest: _Optional[bytes] = ..., round: _Optional[int] = ..., seen: _Optional[_Union[Seen, _Mapping]] = ...) -> None: ...
+
+class Seen(_message.Message):
+    __slots__ = ("state", "attempt", "running", "enough", "wait_ms")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    attempt: int
+    running: bool
+    enough: int
+    wait_ms: int
+    def __init__(self, state: _Optional[str] = ..., attempt: _Optional[int] = ..., running: bool = ..., enough: _Optional[int] = ..., wait_ms: _Optional[int] = ...) -> None: ...
 
 class Submission(_message.Message):
     __slots__ = ("slot", "participant", "manifest_digest")

@@ -38,6 +38,7 @@ class Pace:
 
     poll_seconds: float = 0.05  # between two status calls while things move
     slowest_poll_seconds: float = 0.5  # while nothing moves
+    news_seconds: float = 1.0  # that a party may wait for news before it answers
     attempts: int = 5  # at one round's computation, when parties fall silent in the middle of it
     stall_seconds: float = 600.0  # without any party's state changing: the round fails
     pause_seconds: float = 1.0  # after a failed round, so that a standing fault does not burn the rounds in a moment
@@ -63,6 +64,11 @@ class Waiting:
     def stalled(self) -> bool:
         """Whether nothing has moved for too long."""
         return asyncio.get_running_loop().time() - self._since > self._pace.stall_seconds
+
+    @property
+    def held(self) -> bool:
+        """Whether the last poll took as long as parties may wait for news: then they did, and no sleep is needed."""
+        return asyncio.get_running_loop().time() - self._woke >= self._pace.news_seconds
 
     async def sleep(self, at_most: float = math.inf) -> None:
         """Until the next poll, or for `at_most` seconds."""

@@ -63,9 +63,25 @@ class PartyLink:
         request = control_pb2.OpenRoundRequest(task=spec.canonical(), round=number)
         return await self._call("OpenRound", request, self._limits.rpc_seconds)
 
-    async def status(self, id_: RoundId) -> PartyStatus:
-        """Where the round stands at this party."""
-        return await self._call("RoundStatus", _round_request(id_), STATUS_SECONDS)
+    async def status(
+        self, id_: RoundId, seen: PartyStatus | None = None, *, enough: int = 0, seconds: float = 0.0
+    ) -> PartyStatus:
+        """Where the round stands at this party: once it is not as `seen`, or after `seconds`.
+
+        Of an open round `enough` complete uploads are news, fewer are not.
+        """
+        request = _round_request(id_)
+        if seen is not None:
+            request.seen.CopyFrom(
+                control_pb2.Seen(
+                    state=seen.state,
+                    attempt=seen.attempt,
+                    running=seen.running,
+                    enough=enough,
+                    wait_ms=max(0, int(1000 * seconds)),
+                )
+            )
+        return await self._call("RoundStatus", request, STATUS_SECONDS + seconds)
 
     async def seal(self, id_: RoundId, submissions: Sequence[Submission]) -> PartyStatus:
         """Fix the input set; the same answer when repeated."""

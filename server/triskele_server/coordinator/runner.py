@@ -6,8 +6,9 @@ The store is written before the parties are told, so a coordinator that was kill
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -173,11 +174,14 @@ class TaskRunner:
         """Wait for uploads; returns whether the round was sealed (True) or has expired."""
         if self._store.round(id_).state is not RoundState.OPEN:
             return True  # sealed before a restart; an ended round does not come here
-        waiting = Waiting(self._pace)
+        waiting, seen = Waiting(self._pace), dict[PartyIndex, PartyStatus]()
+        enough, patience = 0, 0.0  # uploads, seconds: what a party answers at the latest after
         while True:
-            answers = await self._parties.ask(lambda p: self._open_status(p, id_))
+            ask = partial(self._open_status, id_=id_, seen=seen, enough=enough, seconds=patience)
+            answers = await self._parties.ask(ask)
             heard = statuses(answers)
             check_open(heard)
+            seen |= heard
             # From here to the decision's entry in the store nothing else runs: no admission falls in between.
             record, now = self._store.round(id_), self._clock()
             uploaded = record.uploaded
@@ -192,7 +196,11 @@ class TaskRunner:
                     if self._store.note_uploads(id_, uploaded, quorum_since):
                         self._changes.announce(id_, counts_only=True)
                         waiting.moved()
-                    await waiting.sleep(until - now)
+                    terms = record.terms
+                    enough = terms.quorum if quorum_since is None else terms.max_participants
+                    patience = max(0.0, min(until - now, self._pace.news_seconds))
+                    if not waiting.held:
+                        await waiting.sleep(until - now)
                 case Seal(fixed):
                     self._store.seal(id_, fixed.ready, fixed.refused)
                     self._entered(id_, RoundState.SEALED)
@@ -204,9 +212,11 @@ class TaskRunner:
                 case GiveUp(blame):
                     raise RoundFailed(blame.reason, blame.who, blame.detail)
 
-    async def _open_status(self, party: PartyLink, id_: RoundId) -> PartyStatus:
+    async def _open_status(
+        self, party: PartyLink, *, id_: RoundId, seen: Mapping[PartyIndex, PartyStatus], enough: int, seconds: float
+    ) -> PartyStatus:
         try:
-            return await party.status(id_)
+            return await party.status(id_, seen.get(party.index), enough=enough, seconds=seconds)
         except NotFound:  # the party lost the round; what it held must be uploaded again
             return await party.open_round(self._spec, id_.number)
 
@@ -217,13 +227,16 @@ class TaskRunner:
         waiting = Waiting(self._pace)
 
         async def sealed_status(party: PartyLink) -> PartyStatus:
-            status = await party.status(id_)
+            known = latest.get(party.index)
+            seen = None if known is None or known.state is RoundState.COMBINED else known  # no more news from that one
+            status = await party.status(id_, seen, seconds=self._pace.news_seconds)
             return await party.seal(id_, sealed) if status.state is RoundState.OPEN else status
 
         while True:
             answers = await self._parties.ask(sealed_status)
             heard, silent = statuses(answers), silent_parties(answers)
-            if any(p not in latest or latest[p].state is not status.state for p, status in heard.items()):
+            moved = any(p not in latest or latest[p].state is not status.state for p, status in heard.items())
+            if moved:
                 waiting.moved()
             latest |= heard
             if len(latest) == len(PARTIES):
@@ -239,7 +252,7 @@ class TaskRunner:
                 waiting.moved()
             if waiting.stalled:
                 raise stall(silent, latest, self._pace.stall_seconds)
-            await waiting.sleep()
+            await waiting.sleep(0.0 if moved or waiting.held else math.inf)
 
     async def _release(self, id_: RoundId, outcomes: Sequence[Outcome]) -> None:
         """Compare the outcomes, store the words from the first party that has the right ones, release."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ SHARES_LOST = "shares_lost"
 PARTY_FAULT = "party_fault"
 INTERNAL_ERROR = "internal_error"
 ENDED_BY_COORDINATOR = "ended_by_coordinator"
+NEWS_SECONDS = 2.0  # that a call waits for news at most
 
 _ENDINGS = {
     RoundState.RELEASED: RoundEvent.RELEASE,
@@ -44,6 +46,17 @@ _ENDINGS = {
     RoundState.EXPIRED: RoundEvent.EXPIRE,
 }
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a round where it is asked for, and for how many seconds news is waited for."""
+
+    state: RoundState
+    attempt: int
+    running: bool
+    enough: int  # complete uploads of an open round: fewer are no news
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class RoundControl:
         self._running: dict[RoundKey, asyncio.Task[None]] = {}
         self._phases: dict[RoundKey, RoundState] = {}  # of running rounds; an attempt does not outlive the process
         self._setbacks: dict[RoundKey, str] = {}
+        self._news: dict[RoundKey, asyncio.Event] = {}  # of rounds in which somebody waits for some
         self._coin_key = coin_key(config.data, new=not store.rounds())
 
     async def recover(self) -> None:
@@ -111,19 +125,47 @@ class RoundControl:
         """Where the round stands; raises NotFound."""
         record = await asyncio.to_thread(self._store.round, key)
         uploads = [u for u in await asyncio.to_thread(self._store.uploads, key) if u.complete]
-        state = record.state
-        if state is RoundState.SEALED:
-            state = self._phases.get(key, state)
+        state, attempt, running = self._standing(record)
         return RoundStatus(
             state,
             tuple(u.submission for u in uploads),
             record.blame,
             record.outcome,
-            record.attempt,
-            key in self._running and not has_ended(record.state),
+            attempt,
+            running,
             self._setbacks.get(key, ""),
             {u.slot: u.participant for u in uploads if u.sealed},
         )
+
+    async def news(self, key: RoundKey, seen: Seen) -> RoundStatus:
+        """The same as soon as it is not as seen, or in a while: asking again and again costs more, and is later."""
+        await asyncio.to_thread(self._store.round, key)  # nobody waits for what was never opened
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(seen.seconds, NEWS_SECONDS)):
+                while True:
+                    news = self._news.setdefault(key, asyncio.Event())  # before the look
+                    if not await asyncio.to_thread(self._is_seen, key, seen):
+                        break
+                    await news.wait()
+        return await self.status(key)
+
+    def announce(self, key: RoundKey) -> None:
+        """Something of the round has changed: an upload is complete, or a phase, an attempt, the round has ended."""
+        if (news := self._news.pop(key, None)) is not None:
+            news.set()
+
+    def _is_seen(self, key: RoundKey, seen: Seen) -> bool:
+        record = self._store.round(key)
+        if self._standing(record) != (seen.state, seen.attempt, seen.running):
+            return False
+        return record.state is not RoundState.OPEN or self._store.count_complete(key) < seen.enough
+
+    def _standing(self, record: RoundRecord) -> tuple[RoundState, int, bool]:
+        """State, attempt, and whether that runs."""
+        key, state = record.key, record.state
+        if state is RoundState.SEALED:
+            state = self._phases.get(key, state)
+        return state, record.attempt, key in self._running and not has_ended(record.state)
 
     async def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundStatus:
         """Fix the input set; idempotent. Raises WrongState below the minimum cohort or if one is missing here."""
@@ -231,6 +273,7 @@ class RoundControl:
             if state is RoundState.COMBINED:
                 return  # told when the outcome is stored and the output checked
             self._phases[key] = state
+            self.announce(key)
             metrics.ROUNDS.enter(key, state)
             _log.info("phase", round=job.round, task=key.task.hex()[:16], state=state)
 
@@ -256,6 +299,7 @@ class RoundControl:
                 if self._running.get(key) is asyncio.current_task():
                     del self._running[key]
                     self._phases.pop(key, None)
+                self.announce(key)
 
     async def _end(self, key: RoundKey, event: RoundEvent, blame: Blame | None) -> None:
         """The state first, then the streams, then the files: a crash in between is finished by `recover`."""

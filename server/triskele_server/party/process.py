@@ -128,7 +128,7 @@ async def behind(
         )
         await control.recover()
         keys = MaskKeys(store, releases, config.index, config.policy)
-        service = PartyService(intake, keys, _sealed(config, intake), relays.due)
+        service = PartyService(intake, keys, _sealed(config, intake), relays.due, control.announce)
         party_pb2_grpc.add_PartyServicer_to_server(service, server)
         driven = PartyControlService(control, Cosigner(config.data, config.federation, key), config.coordinator)
         control_pb2_grpc.add_PartyControlServicer_to_server(driven, server)

@@ -23,7 +23,7 @@ from triskele.transparency.merkle import MAX_PROOF
 from triskele_proto.v1 import control_pb2, control_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
 from triskele_server.metrics import party as metrics
 from triskele_server.party.certifier import Told
-from triskele_server.party.control import RoundControl, RoundStatus
+from triskele_server.party.control import RoundControl, RoundStatus, Seen
 from triskele_server.party.cosigner import Cosigner, OtherSize
 from triskele_server.party.intake import Intake, ReceivedShare
 from triskele_server.party.job import RoundOutcome
@@ -49,12 +49,14 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         keys: MaskKeys,
         sealed: SealedIntake | None = None,
         relay: Callable[[RoundKey, ParticipantId], None] = lambda *_: None,
+        completed: Callable[[RoundKey], None] = lambda _: None,
     ) -> None:
-        """`relay` hears of every upload whose words are to be brought to the other holder."""
+        """`relay` hears of every upload whose words are to be brought to the other holder, `completed` of the rest."""
         self._intake = intake
         self._keys = keys
         self._sealed = sealed
         self._relay = relay
+        self._completed = completed
         self._awaited: dict[tuple[RoundKey, ParticipantId], asyncio.Event] = {}  # relays, by whoever waits for them
 
     async def UploadStatus(  # noqa: N802  the proto's name
@@ -73,7 +75,9 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         about(header.manifest.manifest.task_digest, header.manifest.manifest.round)
         shares = received_shares(header.shares)
         if header.relayed:
-            return _reply(await self._announced(caller(context), header.manifest, shares))
+            return self._told(
+                _key(header.manifest.manifest), await self._announced(caller(context), header.manifest, shares)
+            )
         begin = partial(self._intake.begin, relay=header.relay)
         session = await asyncio.to_thread(begin, caller(context), header.manifest, shares)
         try:
@@ -82,9 +86,15 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
             progress = await asyncio.to_thread(session.finish)
             if progress.relaying:
                 self._relay(session.key, session.participant)
-            return _reply(progress)
+            return self._told(session.key, progress)
         finally:
             await _close(session)
+
+    def _told(self, key: RoundKey, progress: Progress) -> party_pb2.UploadReply:
+        """The answer to an upload, which the round's control hears of if it is complete."""
+        if progress.complete:
+            self._completed(key)
+        return _reply(progress)
 
     async def _announced(
         self, participant: Identity, signed: types_pb2.SignedManifest, shares: Sequence[ReceivedShare]
@@ -116,7 +126,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         try:
             if not session.complete and not await _receive(requests, session):
                 return _reply(Progress(session.position, complete=False))
-            return _reply(await asyncio.to_thread(session.finish))
+            return self._told(session.key, await asyncio.to_thread(session.finish))
         finally:
             await _close(session)
             if (ended := self._awaited.get((session.key, session.participant))) is not None:
@@ -144,7 +154,7 @@ class PartyService(party_pb2_grpc.PartyServicer):  # type: ignore[misc]  # gener
         try:
             if not upload.session.complete:
                 await _receive_sealed(requests, upload)
-            return _reply(await asyncio.to_thread(upload.session.finish))
+            return self._told(upload.session.key, await asyncio.to_thread(upload.session.finish))
         finally:
             await _close(upload.session)
 
@@ -175,9 +185,11 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
     async def RoundStatus(  # noqa: N802  the proto's name
         self, request: control_pb2.RoundRequest, context: Context
     ) -> control_pb2.RoundStatusReply:
-        """Where a round stands."""
+        """Where a round stands, at once or when there is news."""
         self._check_coordinator(context)
-        return _status(await self._control.status(_key(request)))
+        if not request.HasField("seen"):
+            return _status(await self._control.status(_key(request)))
+        return _status(await self._control.news(_key(request), _seen(request.seen)))
 
     async def SealRound(  # noqa: N802  the proto's name
         self, request: control_pb2.SealRoundRequest, context: Context
@@ -364,6 +376,14 @@ def _status(status: RoundStatus) -> control_pb2.RoundStatusReply:
     if status.outcome is not None:
         reply.outcome.CopyFrom(_outcome(status.outcome, status.participants))
     return reply
+
+
+def _seen(message: control_pb2.Seen) -> Seen:
+    try:
+        state = RoundState(message.state)
+    except ValueError as error:
+        raise InvalidTask("seen: not the name of a round's state") from error
+    return Seen(state, message.attempt, message.running, message.enough, message.wait_ms / 1000)
 
 
 def _outcome(outcome: RoundOutcome, participants: dict[int, str]) -> control_pb2.RoundOutcome:

@@ -170,6 +170,11 @@ class PartyStore:
         with self._transaction() as transaction:
             return _all_uploads(transaction, key)
 
+    def count_complete(self, key: RoundKey) -> int:
+        """How many uploads to a round are complete."""
+        with self._transaction() as transaction:
+            return int(transaction.execute(_COUNT_COMPLETE, _of_round(key)).scalar_one())
+
     def reserve(
         self,
         key: RoundKey,
@@ -401,6 +406,7 @@ _FIND_ROUND = sa.select(rounds).where(*_IS_ROUND)
 _FIND_STATE = sa.select(rounds.c.state).where(*_IS_ROUND)
 _FIND_UPLOAD = sa.select(uploads).where(*_IS_UPLOAD)
 _FIND_UPLOADS = sa.select(uploads).where(*_IN_ROUND).order_by(uploads.c.slot)
+_COUNT_COMPLETE = sa.select(sa.func.count()).where(*_IN_ROUND, uploads.c.complete)
 _FIND_SIZE = sa.select(sa.func.sum(uploads.c.size)).where(*_IN_ROUND)
 _FIND_PROMISED = (
     sa.select(sa.func.sum(uploads.c.size - uploads.c.committed))

@@ -15,6 +15,7 @@ from triskele.privacy import Privacy
 from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2
 from triskele_server.config import PolicyTable
+from triskele_server.party import control
 from triskele_server.privacy import epsilon
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -187,6 +188,68 @@ def test_rule_that_does_not_exist_is_refused_even_if_the_policy_names_it(start_p
             async with refused(INVALID, "best-of-all"):
                 await party.open(dataclasses.replace(spec, rule=("best-of-all",)))
             assert (await party.open(spec)).state == "OPEN"
+
+    asyncio.run(scenario())
+
+
+async def _asked(party, spec, **seen):
+    seen = {"state": "OPEN", "enough": 2, "wait_ms": 60_000, **seen}
+    request = control_pb2.RoundRequest(task_digest=spec.digest, round=1, seen=control_pb2.Seen(**seen))
+    return await party.control.RoundStatus(request, timeout=20)
+
+
+def test_coordinator_that_waits_is_answered_when_enough_uploads_are_there(
+    start_party, spec, submission, monkeypatch
+):
+    monkeypatch.setattr(control, "NEWS_SECONDS", 60.0)
+
+    async def scenario():
+        async with start_party() as party, asyncio.timeout(30):
+            await party.open(spec)
+            waiting = asyncio.create_task(_asked(party, spec))
+            await party.submit(submission("alice", task=spec))
+            await asyncio.sleep(0.2)
+            assert not waiting.done(), "one is not enough"
+            await party.submit(submission("bob", slot=1, task=spec))
+            assert len((await waiting).complete) == 2
+            assert len((await _asked(party, spec)).complete) == 2  # at once
+
+    asyncio.run(scenario())
+
+
+def test_coordinator_that_waits_is_told_of_each_phase_and_of_the_end_of_an_attempt(
+    start_party, spec, submission, monkeypatch
+):
+    monkeypatch.setattr(control, "NEWS_SECONDS", 60.0)
+
+    async def scenario():
+        async with start_party() as party, asyncio.timeout(30):
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            party.runner.error = PeerLost("party 1 is gone")
+            await party.run(spec)
+            assert (await _asked(party, spec, state="SEALED", attempt=0)).attempt == 1  # is not so any more
+            await party.runner.started.wait()
+            assert (await _asked(party, spec, state="SEALED", attempt=1, running=True)).state == "CHECKED"
+            waiting = asyncio.create_task(_asked(party, spec, state="CHECKED", attempt=1, running=True))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            party.runner.go_on.set()
+            lost = await waiting
+            assert (lost.state, lost.running, lost.setback) == ("SEALED", False, "party 1 is gone")
+
+    asyncio.run(scenario())
+
+
+def test_coordinator_without_news_is_answered_in_a_while(start_party, spec, refused):
+    async def scenario():
+        async with start_party() as party, asyncio.timeout(30):
+            await party.open(spec)
+            assert (await _asked(party, spec, wait_ms=100)).state == "OPEN"
+            async with refused(INVALID, "round's state"):
+                await _asked(party, spec, state="ASLEEP")
+            async with refused(NOT_FOUND):
+                await _asked(party, dataclasses.replace(spec, clip_norm=3.0))
 
     asyncio.run(scenario())
 
