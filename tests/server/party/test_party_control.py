@@ -198,9 +198,7 @@ async def _asked(party, spec, **seen):
     return await party.control.RoundStatus(request, timeout=20)
 
 
-def test_coordinator_that_waits_is_answered_when_enough_uploads_are_there(
-    start_party, spec, submission, monkeypatch
-):
+def test_coordinator_that_waits_is_answered_when_enough_uploads_are_there(start_party, spec, submission, monkeypatch):
     monkeypatch.setattr(control, "NEWS_SECONDS", 60.0)
 
     async def scenario():
