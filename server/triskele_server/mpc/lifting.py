@@ -11,6 +11,7 @@ The words of the shares go on being shares of the low half, so only the high hal
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,7 @@ from triskele_server.mpc.arithmetic import begin_pool, deal
 from triskele_server.mpc.session import Session, Shares
 
 _PIECE = 1 << 16  # elements: temporaries stay in cache, and in memory that the process has already
+_AHEAD = 32  # pieces that are sent before the first of them is waited for: 12 bytes an element are held meanwhile
 
 _OFFSET = 1 << 30
 
@@ -32,11 +34,20 @@ def lift(session: Session, x: Shares) -> Shares:
     """
     out = Shares(*(torch.empty(x.shape, dtype=torch.int64) for _ in range(2)))
     pieces = list(zip(*(t.reshape(-1).split(_PIECE) for t in (x.first, x.second, out.first, out.second)), strict=True))
-    waiting = [_begin_high_half(session, first, second, ahead=i > 0) for i, (first, second, *_) in enumerate(pieces)]
-    for (first, second, out_first, out_second), high_half in zip(pieces, waiting, strict=True):
-        high = high_half()
+    waiting: deque[Callable[[], Shares]] = deque()
+
+    def finish(piece: tuple[torch.Tensor, ...]) -> None:
+        first, second, out_first, out_second = piece
+        high = waiting.popleft()()
         torch.add(first.long(), high.first.long() << 32, out=out_first)
         torch.add(second.long(), high.second.long() << 32, out=out_second)
+
+    for i, (first, second, *_) in enumerate(pieces):
+        if i >= _AHEAD:
+            finish(pieces[i - _AHEAD])
+        waiting.append(_begin_high_half(session, first, second, ahead=i % _AHEAD > 0))
+    for piece in pieces[-len(waiting) :]:
+        finish(piece)
     return out
 
 

@@ -76,6 +76,36 @@ def test_a_lift_takes_one_round_behind_party_0_and_the_bytes_that_are_documented
     assert at_three_parties(run) == [(0, 800), (1, 400), (1, 400)]
 
 
+def test_no_more_pieces_than_that_are_under_way(monkeypatch):
+    """With 1,000 submissions all of them together held 100 MB."""
+    monkeypatch.setattr(lifting, "_PIECE", 100)
+    monkeypatch.setattr(lifting, "_AHEAD", 3)
+    begin, under_way, most = lifting.begin_pool, dict.fromkeys(PARTIES, 0), dict.fromkeys(PARTIES, 0)
+
+    def watched(session, *rest, **how):
+        finish = begin(session, *rest, **how)
+        under_way[session.party] += 1
+        most[session.party] = max(most[session.party], under_way[session.party])
+
+        def finished():
+            under_way[session.party] -= 1
+            return finish()
+
+        return finished
+
+    monkeypatch.setattr(lifting, "begin_pool", watched)
+    values = torch.arange(1050, dtype=torch.int32)
+
+    def run(session: Session) -> tuple[Shares, int]:
+        lifted = lifting.lift(session, Shares(values, values))
+        return lifted, session.transport.traffic.rounds
+
+    results = at_three_parties(run)
+    assert torch.equal(reconstruct([lifted for lifted, _ in results]), 3 * values.long())
+    assert (most, under_way) == (dict.fromkeys(PARTIES, 3), dict.fromkeys(PARTIES, 0))
+    assert results[1][1] - results[0][1] == 4  # eleven pieces: three, three, three, two
+
+
 @pytest.mark.parametrize("value", [0, 12345, -(1 << 30), (1 << 31) - 1])
 def test_what_a_party_receives_is_uniform_whatever_the_value(value):
     """The mean of every bit that arrives, over 20,000 lifts of one value: a half, within six standard deviations."""
