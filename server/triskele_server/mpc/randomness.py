@@ -34,7 +34,9 @@ class CorrelatedRandomness:
 
     def zero_sum(self, shape: tuple[int, ...], dtype: torch.dtype = torch.int64) -> torch.Tensor:
         """This party's part of a fresh additive sharing of zero."""
-        return _draw(self._next, shape, dtype) - _draw(self._previous, shape, dtype)
+        part = _draw(self._next, shape, dtype)
+        part -= _draw(self._previous, shape, dtype)
+        return part
 
     def with_next(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Words that only this party and the next one know."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from triskele.errors import PartyFault
@@ -135,17 +136,18 @@ class Session:
                 f"opening {name!r}: parties {self.previous} and {self.next} hold the same share but sent different "
                 "words; one of them is at fault, nothing is released"
             )
-        return shares.first + shares.second + _tensor(missing, mine)
+        return _plus(mine + shares.second, missing)
 
     def open_sum(self, part: torch.Tensor, name: str) -> torch.Tensor:
         """Open an additive three-way sharing (one part per party) to all parties, re-randomised first."""
         self.ledger.admit(name, tuple(part.shape))
-        masked = part + self.randomness.zero_sum(tuple(part.shape), part.dtype)
+        masked = self.randomness.zero_sum(tuple(part.shape), part.dtype)
+        masked += part
         label = _label(f"open/{name}", masked)
         payload = _payload(masked)
         parts = self.swap(dict.fromkeys((self.previous, self.next), (label, payload)), masked.nbytes)
         for received in parts.values():
-            masked = masked + _tensor(received, masked)
+            _plus(masked, received)
         return masked
 
 
@@ -165,3 +167,10 @@ def _digest(tensor: torch.Tensor) -> bytes:
 
 def _tensor(payload: bytes, like: torch.Tensor) -> torch.Tensor:
     return torch.frombuffer(bytearray(payload), dtype=like.dtype).reshape(like.shape) if payload else like.clone()
+
+
+def _plus(words: torch.Tensor, payload: bytes) -> torch.Tensor:
+    """Add a received tensor of the same shape to `words`, in place and from where it lies."""
+    own: Any = words.numpy()
+    own += np.frombuffer(payload, own.dtype).reshape(own.shape)
+    return words
