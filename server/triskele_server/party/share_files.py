@@ -55,11 +55,12 @@ class ShareFiles:
         self._vault = vault
         self._root = data / "rounds"
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._made: dict[RoundKey, Path] = {}  # folders that are there for certain
         _check_key(data / "store-key.check", vault)
 
     def folder(self, key: RoundKey) -> Path:
         """Where a round's files are; it may not exist yet."""
-        return self._root / key.task.hex() / str(key.number)
+        return self._made.get(key) or self._root / key.task.hex() / str(key.number)
 
     def share(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, *, seed: bool) -> Path:
         """The file of one share. Names of participants are names of files (triskele.ids.checked_name)."""
@@ -72,11 +73,14 @@ class ShareFiles:
 
     def make_folder(self, key: RoundKey) -> None:
         """Create a round's folder, durably."""
+        if key in self._made:
+            return
         folder = self.folder(key)
         for path in (folder.parent, folder):
             if not path.exists():
                 path.mkdir(mode=0o700, exist_ok=True)
                 _sync_folder(path.parent)
+        self._made[key] = folder
 
     def open_words(self, key: RoundKey, participant: ParticipantId, index: ShareIndex, committed: int) -> WordsFile:
         """A heavy share to be written; what stands beyond the committed bytes is cut off. The caller closes it.
@@ -141,9 +145,11 @@ class ShareFiles:
         if folder.exists():
             shutil.rmtree(folder)
             _sync_folder(folder.parent)
+        self._made.pop(key, None)
 
     def delete_all_but(self, keep: Collection[RoundKey]) -> None:
         """Delete the folders of every other round: what a crash left behind."""
+        self._made.clear()
         kept = {self.folder(key) for key in keep}
         for task in self._root.iterdir():
             for folder in task.iterdir():
