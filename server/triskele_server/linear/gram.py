@@ -9,6 +9,7 @@ import numpy as np
 
 from triskele.ring import Words
 from triskele_server.linear.shares import SharePair, chunks
+from triskele_server.linear.sketch import squares_part
 
 _CHUNK_WORDS = 1 << 13  # words per row in memory at a time
 _COLUMNS = 1 << 11  # words per row that are mixed and added up at a time
@@ -21,11 +22,14 @@ def gram_part(
     rows: Sequence[int] | None = None,
     matrix: Words | None = None,
     last: tuple[Words, Words] | None = None,
+    *,
+    norms_only: bool = False,
 ) -> Words:
     """int64 [n, n] part of Z Z^T for shares [n, K] of Z; the three parties' parts add up to it mod 2^64.
 
     Z may be given as some `rows` of the shares, in that order, that `matrix` mixes; `last` is one more row [1, K] of
-    both. A few columns are added up at a time, so that next to nothing is held beside the shares.
+    both. A few columns are added up at a time, so that next to nothing is held beside the shares. `norms_only`: the
+    diagonal alone, beside zeros.
 
     A A^T + A B^T + B A^T = (A + B)(A + B)^T - B B^T.
     """
@@ -36,12 +40,17 @@ def gram_part(
         if last is not None:
             a, b = (np.concatenate([words, row[:, start:stop]]) for words, row in zip((a, b), last, strict=True))
         b = np.ascontiguousarray(mixed(b, matrix, rows))
+        if norms_only:
+            part.flat[:: count + 1] += squares_part(np.ascontiguousarray(mixed(a, matrix, rows)), b)
+            continue
         part += _symmetric_product(mixed(a, matrix, rows) + b)
         part -= _symmetric_product(b)
     return part
 
 
-def exact_gram_part(rows: Sequence[SharePair], dimension: int, matrix: Words | None = None) -> Words:
+def exact_gram_part(
+    rows: Sequence[SharePair], dimension: int, matrix: Words | None = None, *, norms_only: bool = False
+) -> Words:
     """The same over all words of the shares, a chunk at a time, of the rows that `matrix` mixes them into."""
     count = len(rows) if matrix is None else len(matrix)
     total = np.zeros((count, count), np.int64)
@@ -52,7 +61,7 @@ def exact_gram_part(rows: Sequence[SharePair], dimension: int, matrix: Words | N
         for i, (of_first, of_second) in enumerate(streams):
             of_first.read_into(first[i])
             of_second.read_into(second[i])
-        total += gram_part(first, second, matrix=matrix)
+        total += gram_part(first, second, matrix=matrix, norms_only=norms_only)
     return total
 
 

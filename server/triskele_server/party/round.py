@@ -213,7 +213,9 @@ def run_round(
     part, places = np.empty((0, 0), np.int64), 0
     if decision is None:
         if pipeline.needs_gram:
-            part, places = rows.gram_part(sketch, first, second, _exact(spec, len(slots)))
+            part, places = rows.gram_part(
+                sketch, first, second, exact=_exact(spec, len(slots)), norms_only=pipeline.norms_only
+            )
         del first, second  # of no more use, and 131 MB of 1,000 participants
 
     def gram() -> ReplicatedTensor:
@@ -300,11 +302,10 @@ def _valid(
 
 
 def _buckets(spec: TaskSpec, pipeline: Pipeline, rows: int) -> int:
-    """The check's, or more for a sketched Gram matrix. Buckets of many rows average the sketches' error out."""
-    sketched = not _exact(spec, rows) and (
-        pipeline.last.rule.needs_gram or any(s.rule.needs_gram for s in pipeline.stages)
-    )
-    return GRAM_BUCKETS if sketched and rows <= spec.max_rows else CHECK_BUCKETS
+    """The check's, or more for sketched distances. Buckets of many rows average the sketches' error out."""
+    asking = [stage.rule for stage in (*pipeline.stages, pipeline.last)]
+    distances = any(rule.needs_gram and not rule.norms_only for rule in asking) and not _exact(spec, rows)
+    return GRAM_BUCKETS if distances and rows <= spec.max_rows else CHECK_BUCKETS
 
 
 def _sketches(sketch: Sketch, held: Sequence[SharePair]) -> tuple[Words, Words]:

@@ -32,8 +32,10 @@ class Rows:
     reference_index: int | None  # of the root participant's submission
     mixing: Mixing
 
-    def gram_part(self, sketch: Sketch, first: Words, second: Words, exact: bool) -> tuple[Words, int]:
-        """This party's additive part of the Gram matrix, int64, and the bits that it is scaled by.
+    def gram_part(
+        self, sketch: Sketch, first: Words, second: Words, *, exact: bool, norms_only: bool
+    ) -> tuple[Words, int]:
+        """This party's additive part of the Gram matrix, or of its diagonal, int64, and the bits that it is scaled by.
 
         `first`, `second` hold the sketches of all submissions, lifted if they are of the 32-bit ring. Exact products
         over the words themselves, and a reference that is the previous aggregate, are of the 64-bit ring.
@@ -41,7 +43,7 @@ class Rows:
         matrix = self._matrix()
         if exact:
             used = [*self.shares] + ([] if self.reference is None else [self.reference])
-            return exact_gram_part(used, sketch.dimension, matrix), 0
+            return exact_gram_part(used, sketch.dimension, matrix, norms_only=norms_only), 0
         taken, last = [*self.participants], None
         if self.reference_index is not None:
             taken.append(self.reference_index)
@@ -49,7 +51,8 @@ class Rows:
             taken.append(len(first))
             last = sketch.apply([self.reference.first]), sketch.apply([self.reference.second])
         # Dividing by the number of blocks, a power of two, moves the point.
-        return gram_part(first, second, taken, matrix, last), sketch.blocks.bit_length() - 1
+        part = gram_part(first, second, taken, matrix, last, norms_only=norms_only)
+        return part, sketch.blocks.bit_length() - 1
 
     def _matrix(self) -> Words | None:
         """The mixing of all rows, the reference row carried through; None if nothing is mixed."""

@@ -22,6 +22,7 @@ _LEAST, _MOST = 2.0**-16, 2.0  # of the bound in units of the clip norm
     "norm-clip",
     giving="public",
     scale_bits=0,
+    norms_only=True,
     minimum={"bound": 0.0, "quantile": 0.0, "learning_rate": 0.0, "count_noise": 0.0},
     moves_alone=lambda options: options.get("bound", 0.0) != 0.0,
     counts=lambda options: options.get("quantile", 0.0) != 0.0,

@@ -73,6 +73,11 @@ class Pipeline:
         """Whether the rule or a stage in front of it sees the rows' Gram matrix."""
         return self.last.rule.needs_gram or bool(self.stages)
 
+    @property
+    def norms_only(self) -> bool:
+        """Whether nothing is asked of the rows but how long each is."""
+        return self.last.rule.norms_only and not any(stage.rule.needs_gram for stage in self.stages)
+
     def with_buckets(self, rows: int, max_rows: int) -> Pipeline:
         """The same with bucketing in front if there are more rows than the rule may see. The mean sees none."""
         sees_rows = self.last.rule.needs_gram or self.last.rule.kind == "coordinate_wise" or self.stages

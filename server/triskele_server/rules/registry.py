@@ -88,7 +88,9 @@ class Rule:
     selected: for a selection whose size is public, how many of n rows it selects. rejects: whether weights may be 0
     (with public decisions one accept bit per participant is opened then). scale_bits: None if it gives no `Scaled`,
     else the scales are at most 2^scale_bits. reference: the extra last row of its Gram matrix, if it needs one: the
-    root participant's update or the previous aggregate. comparisons: of a coordinate-wise rule, per coordinate.
+    root participant's update or the previous aggregate. norms_only: of its Gram matrix it reads the diagonal, and the
+    rest is 0; a large model's is measured on the check's sketch. comparisons: of a coordinate-wise rule, for each
+    coordinate.
     moves_alone: whether, under its options, a participant's update changes its own term of the sum alone, and that term
     is at most its own update: what a differential-privacy claim needs (docs/privacy.md). counts: whether, under its
     options, it gives bits of which the noised sum is opened; asked of built-in rules only.
@@ -102,6 +104,7 @@ class Rule:
     rejects: bool = False
     scale_bits: int | None = None
     needs_gram: bool = True
+    norms_only: bool = False
     reference: Reference | None = None
     minimum: Mapping[str, int | float] | None = None
     rows_after: Callable[[int, Options], int] | None = None
@@ -182,6 +185,7 @@ def rule(
     rejects: bool | None = None,
     scale_bits: int | None = None,
     needs_gram: bool = True,
+    norms_only: bool = False,
     reference: Reference | None = None,
     minimum: Mapping[str, int | float] | None = None,
     moves_alone: Callable[[Options], bool] | None = None,
@@ -197,6 +201,7 @@ def rule(
         rejects=drops,
         scale_bits=scale_bits,
         needs_gram=needs_gram,
+        norms_only=norms_only,
         reference=reference,
         minimum=minimum,
         moves_alone=moves_alone,

@@ -48,6 +48,8 @@ def test_the_streamed_gram_is_the_whole_one(dimension):
     for party in range(3):
         whole = gram_part(parts[party], parts[(party + 1) % 3])
         assert np.array_equal(exact_gram_part(_pairs(parts, party), dimension), whole)
+        norms = exact_gram_part(_pairs(parts, party), dimension, norms_only=True)
+        assert np.array_equal(norms, np.diag(np.diag(whole)))
 
 
 @pytest.mark.parametrize("words", [5, 2048, 5000])
@@ -62,6 +64,8 @@ def test_the_gram_of_chosen_rows_and_of_one_beside_them_is_that_of_their_copies(
     a, b = copies
     part = gram_part(first, second, [4, 0, 5, 6], matrix, last)
     assert np.array_equal(part, a @ a.T + a @ b.T + b @ a.T)
+    norms = gram_part(first, second, [4, 0, 5, 6], matrix, last, norms_only=True)
+    assert np.array_equal(norms, np.diag(np.diag(part)))
 
 
 def test_a_gram_part_copies_no_share():

@@ -14,6 +14,8 @@ from triskele.errors import InvalidTask
 from triskele.ids import ParticipantId, TaskName
 from triskele.task import HEADROOM_BITS, VALUE_BITS, TaskSpec
 from triskele_server.config import BUILT_IN_RULES
+from triskele_server.linear.sketch import CHECK_BUCKETS, GRAM_BUCKETS
+from triskele_server.party import round as round_
 from triskele_server.rules import bucketing, check_task, find, known
 from triskele_server.rules.pipeline import MAX_BUCKET_SIZE, MAX_COMPARISONS, Pipeline
 from triskele_server.rules.registry import SCALE_BITS, Rule
@@ -485,3 +487,21 @@ def test_any_rule_and_options_are_a_task_that_can_be_checked_or_refused(rule, op
     for stage in (*pipeline.stages, pipeline.last):
         assert isinstance(stage.rule, Rule)
         assert stage.options.keys() <= stage.rule.options.keys()
+
+
+@pytest.mark.parametrize(
+    ("names", "alone", "buckets"),
+    [
+        ("norm-clip", True, CHECK_BUCKETS),
+        ("bucketing norm-clip", True, CHECK_BUCKETS),
+        ("nnm norm-clip", False, GRAM_BUCKETS),
+        ("flame", False, GRAM_BUCKETS),
+        ("bucketing flame", False, GRAM_BUCKETS),
+        ("mean", False, CHECK_BUCKETS),
+        ("bucketing mean", False, CHECK_BUCKETS),
+    ],
+)
+def test_what_is_asked_for_decides_how_fine_the_sketch_is(names, alone, buckets):
+    spec = _task(names, dimension=1_000_000)
+    assert Pipeline.of(spec).norms_only is alone
+    assert round_._buckets(spec, Pipeline.of(spec), 50) == buckets
