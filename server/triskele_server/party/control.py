@@ -123,15 +123,16 @@ class RoundControl:
 
     async def status(self, key: RoundKey) -> RoundStatus:
         """Where the round stands; raises NotFound."""
+        attempt = self._attempt(key)
         record = await asyncio.to_thread(self._store.round, key)
         uploads = [u for u in await asyncio.to_thread(self._store.uploads, key) if u.complete]
-        state, attempt, running = self._standing(record)
+        state, running = _standing(record, attempt)
         return RoundStatus(
             state,
             tuple(u.submission for u in uploads),
             record.blame,
             record.outcome,
-            attempt,
+            record.attempt,
             running,
             self._setbacks.get(key, ""),
             {u.slot: u.participant for u in uploads if u.sealed},
@@ -155,17 +156,19 @@ class RoundControl:
             news.set()
 
     def _is_seen(self, key: RoundKey, seen: Seen) -> bool:
+        attempt = self._attempt(key)
         record = self._store.round(key)
-        if self._standing(record) != (seen.state, seen.attempt, seen.running):
+        if (*_standing(record, attempt), record.attempt) != (seen.state, seen.running, seen.attempt):
             return False
         return record.state is not RoundState.OPEN or self._store.count_complete(key) < seen.enough
 
-    def _standing(self, record: RoundRecord) -> tuple[RoundState, int, bool]:
-        """State, attempt, and whether that runs."""
-        key, state = record.key, record.state
-        if state is RoundState.SEALED:
-            state = self._phases.get(key, state)
-        return state, record.attempt, key in self._running and not has_ended(record.state)
+    def _attempt(self, key: RoundKey) -> tuple[bool, RoundState | None]:
+        """Whether an attempt runs, and its phase. To be asked before the store.
+
+        What an attempt came to is stored before it ends: the other way round, one that ends in between would look as
+        if nothing had come of it, and the coordinator would begin another one.
+        """
+        return key in self._running, self._phases.get(key)
 
     async def seal(self, key: RoundKey, submissions: Sequence[Submission]) -> RoundStatus:
         """Fix the input set; idempotent. Raises WrongState below the minimum cohort or if one is missing here."""
@@ -408,6 +411,13 @@ class RoundControl:
             committed = min(words, upload.committed)
             self._store.reopen_upload(record.key, upload.participant, committed, seeded=upload.seeded and seeds_there)
         return None
+
+
+def _standing(record: RoundRecord, attempt: tuple[bool, RoundState | None]) -> tuple[RoundState, bool]:
+    """A round's state with its phase, and whether an attempt at it runs."""
+    running, phase = attempt
+    state = phase if phase is not None and record.state is RoundState.SEALED else record.state
+    return state, running and not has_ended(record.state)
 
 
 def _starts_from_previous(record: RoundRecord) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
+import time
 
 import grpc
 import numpy as np
@@ -16,7 +18,9 @@ from triskele.task import TaskSpec
 from triskele_proto.v1 import control_pb2
 from triskele_server.config import PolicyTable
 from triskele_server.party import control
+from triskele_server.party.store import PartyStore
 from triskele_server.privacy import epsilon
+from triskele_server.round_state import RoundState
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 CONFLICT = grpc.StatusCode.ALREADY_EXISTS
@@ -235,6 +239,35 @@ def test_coordinator_that_waits_is_told_of_each_phase_and_of_the_end_of_an_attem
             party.runner.go_on.set()
             lost = await waiting
             assert (lost.state, lost.running, lost.setback) == ("SEALED", False, "party 1 is gone")
+
+    asyncio.run(scenario())
+
+
+def test_attempt_that_ends_while_the_store_is_read_is_not_told_as_lost(start_party, spec, submission, monkeypatch):
+    read = PartyStore.uploads
+
+    async def scenario():
+        async with start_party() as party, asyncio.timeout(30):
+            await _sealed(party, spec, submission)
+            party.runner.go_on.clear()
+            await party.run(spec)
+            await party.runner.started.wait()
+            loop, ended = asyncio.get_running_loop(), threading.Event()
+
+            def slowly(store, key):  # the round's row has been read: the attempt ends, and then the rest is read
+                if not ended.is_set():
+                    loop.call_soon_threadsafe(party.runner.go_on.set)
+                    until = time.monotonic() + 10
+                    while store.round(key).state is not RoundState.COMBINED and time.monotonic() < until:
+                        time.sleep(0.01)
+                    time.sleep(0.1)  # for the attempt's own end
+                    ended.set()
+                return read(store, key)
+
+            monkeypatch.setattr(PartyStore, "uploads", slowly)
+            told = await party.round_status(spec)
+            assert told.running or told.state == "COMBINED", "nothing to begin anew"
+            assert (await party.round_status(spec)).state == "COMBINED"
 
     asyncio.run(scenario())
 
