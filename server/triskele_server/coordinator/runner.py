@@ -199,7 +199,8 @@ class TaskRunner:
                     terms = record.terms
                     enough = terms.quorum if quorum_since is None else terms.max_participants
                     patience = max(0.0, min(until - now, self._pace.news_seconds))
-                    await waiting.sleep(0.0 if waiting.held else until - now)
+                    if not waiting.held:
+                        await waiting.sleep(until - now)
                 case Seal(fixed):
                     self._store.seal(id_, fixed.ready, fixed.refused)
                     self._entered(id_, RoundState.SEALED)
