@@ -199,8 +199,7 @@ class TaskRunner:
                     terms = record.terms
                     enough = terms.quorum if quorum_since is None else terms.max_participants
                     patience = max(0.0, min(until - now, self._pace.news_seconds))
-                    if not waiting.held:
-                        await waiting.sleep(until - now)
+                    await waiting.sleep(0.0 if waiting.held else until - now)
                 case Seal(fixed):
                     self._store.seal(id_, fixed.ready, fixed.refused)
                     self._entered(id_, RoundState.SEALED)
