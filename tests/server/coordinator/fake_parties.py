@@ -78,6 +78,7 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
     blame: types_pb2.Blame | None = None  # report FAILED with this once running
     policy_refuses: bool = False
     stuck_in: RoundState | None = None
+    waits: float = 0.0  # seconds before the next status is told, once
     loses_attempts: str = ""  # the setback that ends each attempt
     rounds: dict[int, FakeRound] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -95,6 +96,8 @@ class FakeParty(control_pb2_grpc.PartyControlServicer):
 
     async def RoundStatus(self, request, context):  # noqa: N802
         self._note("status")
+        seconds, self.waits = self.waits, 0.0
+        await asyncio.sleep(seconds)
         round_ = self._round(request.round)
         if round_.running and round_.state not in (RoundState.COMBINED, self.stuck_in):
             if self.blame is not None:

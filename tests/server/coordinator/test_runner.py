@@ -101,6 +101,20 @@ def test_round_is_sealed_when_the_grace_after_the_quorum_is_over(play: Play) -> 
     play(scenario)
 
 
+def test_parties_that_waited_for_news_once_are_not_asked_without_a_pause_ever_after(play: Play) -> None:
+    async def scenario(it: Federation) -> None:
+        pace = replace(PACE, poll_seconds=0.1, slowest_poll_seconds=0.1, news_seconds=0.2)
+        async with it.running(pace=pace):
+            await it.polled(times=1)
+            it.parties[0].waits = 0.3
+            await it.polled(times=2)
+            before = it.parties[0].calls.count("status")
+            await asyncio.sleep(1.0)
+            assert it.parties[0].calls.count("status") - before <= 11
+
+    play(scenario)
+
+
 def test_full_round_is_sealed_without_waiting(play: Play) -> None:
     async def scenario(it: Federation) -> None:
         async with it.running():
