@@ -1,4 +1,7 @@
-"""JSON logs on standard error, one line per event, ids bound by contextvars. Bytes never reach a log line."""
+"""JSON logs on standard error, one line per event, ids bound by contextvars. Bytes never reach a log line.
+
+A line is one write, its end included: the two processes of a party share the file.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def configure(process: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -183,3 +184,25 @@ def test_logs_are_json_lines_without_bytes_and_without_the_text_of_foreign_excep
     assert (first["event"], first["share"], first["slot"]) == ("stored", f"<{len(CANARY)} bytes>", 2)
     assert (first["process"], first["round"], first["level"]) == ("party-1", 3, "info")
     assert (second["event"], second["error"], second["level"]) == ("failed", "ValueError", "error")
+
+
+def test_two_processes_that_share_an_unbuffered_file_do_not_write_into_each_others_lines(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, structlog
+        from triskele_server import logs
+        logs.configure(sys.argv[1])
+        for number in range(3000):
+            structlog.get_logger().info("said", number=number)
+        """
+    )
+    path = tmp_path / "log"
+    with path.open("ab") as log:
+        writers = [
+            subprocess.Popen(  # as in the image: PYTHONUNBUFFERED is set there
+                [sys.executable, "-u", "-c", script, name], stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            )
+            for name in ("party-1", "party-1-mpc")
+        ]
+        assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 6000
