@@ -24,7 +24,7 @@ from triskele.ids import PARTIES, PartyIndex, held_shares
 from triskele.limits import Limits
 from triskele.submission import Submission
 from triskele.tracing import TRACES
-from triskele_proto.v1 import party_pb2, types_pb2
+from triskele_proto.v1 import party_pb2
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class _PartyUpload:
                 return
             end = min(offset + self._limits.chunk_bytes, self._total)
             # protobuf takes bytes only: one copy per chunk, never of the share
-            yield party_pb2.UploadRequest(chunk=types_pb2.Chunk(offset=offset, data=bytes(share[offset:end])))
+            yield party_pb2.UploadRequest(chunk={"offset": offset, "data": bytes(share[offset:end])})
             self._progress(UploadProgress(self._party, end, self._total))
 
 

@@ -25,7 +25,7 @@ from triskele.credentials import Credentials
 from triskele.errors import PartyFault, TriskeleError, Unavailable
 from triskele.identity import Identity
 from triskele.limits import DEFAULT_LIMITS
-from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
+from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc
 from triskele_server.benchmark.processes import own_peak_megabytes
 from triskele_server.benchmark.scene import WAIT_SECONDS, RoundTimes, Updates
 
@@ -158,7 +158,7 @@ def _requests(row: memoryview) -> Iterator[party_pb2.UploadRequest]:
     yield party_pb2.UploadRequest(header=party_pb2.UploadHeader())
     for start in range(0, len(row), DEFAULT_LIMITS.chunk_bytes):
         data = bytes(row[start : start + DEFAULT_LIMITS.chunk_bytes])
-        yield party_pb2.UploadRequest(chunk=types_pb2.Chunk(offset=start, data=data))
+        yield party_pb2.UploadRequest(chunk={"offset": start, "data": data})
 
 
 def _received(reply: Iterator[coordinator_pb2.ResultChunk], dimension: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One run: a federation of real processes, a small round to warm it up, then each scene, secure and in plain."""
+"""One run: a federation of real processes, a small round to warm it up, then each scene: in plain, secure, in plain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -58,22 +59,32 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A scene, measured."""
+    """A scene, measured; `plain` are the plaintext rounds before and after: a machine drifts while it is measured."""
 
     scene: Scene
     secure: Measured
-    plain: Measured
+    plain: tuple[Measured, Measured]
     steps: dict[str, Step]
 
     @property
+    def plain_wall(self) -> float:
+        """Seconds, the mean of the plaintext rounds."""
+        return fmean(plain.times.wall for plain in self.plain)
+
+    @property
+    def plain_cpu_seconds(self) -> float:
+        """Processor seconds of all processes, the mean of the plaintext rounds."""
+        return fmean(plain.cpu_seconds for plain in self.plain)
+
+    @property
     def ratio(self) -> float:
-        """Wall of the secure round by wall of the plaintext round."""
-        return self.secure.times.wall / self.plain.times.wall
+        """Wall of the secure round by that of the plaintext rounds."""
+        return self.secure.times.wall / self.plain_wall
 
     @property
     def cpu_ratio(self) -> float:
-        """Processor seconds of all processes of the secure round by those of the plaintext round."""
-        return self.secure.cpu_seconds / self.plain.cpu_seconds
+        """Processor seconds of all processes of the secure round by those of the plaintext rounds."""
+        return self.secure.cpu_seconds / self.plain_cpu_seconds
 
     @property
     def phases(self) -> dict[str, float]:
@@ -116,10 +127,11 @@ def run(scenes: Sequence[Scene], on_event: Callable[[str], None]) -> list[Compar
 def _compared(federation: LocalFederation, scene: Scene, on_event: Callable[[str], None]) -> Comparison:
     size = f"{scene.participants} participants, {scene.dimension:,} parameters"
     on_event(f"plaintext FedAvg: {size}")
-    plain = _plain(federation, scene)
+    before = _plain(federation, scene)
     on_event(f"secure round, {scene.rule}: {size}")
     secure, steps = _secure(federation, scene)
-    return Comparison(scene, secure, plain, steps)
+    on_event("plaintext FedAvg once more")
+    return Comparison(scene, secure, (before, _plain(federation, scene)), steps)
 
 
 def _secure(federation: LocalFederation, scene: Scene) -> tuple[Measured, dict[str, Step]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from triskele.errors import InvalidUpload
 from triskele.limits import DEFAULT_LIMITS
-from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc, types_pb2
+from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, party_pb2, party_pb2_grpc
 from triskele_server import logs
 from triskele_server.benchmark.scene import Row
 from triskele_server.memory import keep_freed_pages, started
@@ -98,7 +98,7 @@ class PlainResult(coordinator_pb2_grpc.CoordinatorServicer):  # type: ignore[mis
         yield coordinator_pb2.ResultChunk(header=coordinator_pb2.ResultHeader(dimension=self._average.dimension))
         for start in range(0, len(words), DEFAULT_LIMITS.chunk_bytes):
             data = bytes(words[start : start + DEFAULT_LIMITS.chunk_bytes])
-            yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=start, data=data))
+            yield coordinator_pb2.ResultChunk(chunk={"offset": start, "data": data})
 
 
 @dataclass(frozen=True)

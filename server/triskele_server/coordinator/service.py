@@ -17,7 +17,7 @@ from triskele.ids import PARTIES, ParticipantId, PartyIndex, RoundNumber, TaskDi
 from triskele.limits import DEFAULT_LIMITS, Limits
 from triskele.sharing import heavy_index
 from triskele.transparency.checkpoint import unverified
-from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc, types_pb2
+from triskele_proto.v1 import coordinator_pb2, coordinator_pb2_grpc
 from triskele_server.coordinator.changes import RoundChanges
 from triskele_server.coordinator.log import Log
 from triskele_server.coordinator.result_files import ResultFiles
@@ -191,7 +191,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):  # type: ign
             )
         )
         async for piece in self._files.read(result.file, self._limits.chunk_bytes):
-            yield coordinator_pb2.ResultChunk(chunk=types_pb2.Chunk(offset=piece.offset, data=piece.data))
+            yield coordinator_pb2.ResultChunk(chunk={"offset": piece.offset, "data": piece.data})
 
     async def FetchCertificate(  # noqa: N802  gRPC's name
         self, request: coordinator_pb2.FetchCertificateRequest, context: Context

@@ -19,7 +19,7 @@ import structlog
 from triskele.errors import Busy, NotFound, TimedOut, TriskeleError, Unavailable, from_rpc_error
 from triskele.ids import ParticipantId
 from triskele.limits import DEFAULT_LIMITS
-from triskele_proto.v1 import party_pb2, party_pb2_grpc, types_pb2
+from triskele_proto.v1 import party_pb2, party_pb2_grpc
 from triskele_server.metrics import party as metrics
 from triskele_server.metrics.rpc import outgoing
 from triskele_server.party.records import Relay, Upload
@@ -174,7 +174,7 @@ class Relays:
             yield party_pb2.RelayRequest(header=party_pb2.RelayHeader.FromString(content))
             blocks = self.files.read_words(key, upload.participant, upload.heavy, upload.size, start)
             for block in blocks:  # written a moment ago: in the page cache
-                yield party_pb2.RelayRequest(chunk=types_pb2.Chunk(offset=start, data=block))
+                yield party_pb2.RelayRequest(chunk={"offset": start, "data": block})
                 start += len(block)
         except (TriskeleError, OSError) as error:
             problems.append(error)

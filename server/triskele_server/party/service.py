@@ -217,7 +217,7 @@ class PartyControlService(control_pb2_grpc.PartyControlServicer):  # type: ignor
         path = await self._control.output(_key(request))
         offset = 0
         while data := await asyncio.to_thread(_read, path, offset):
-            yield control_pb2.OutputChunk(chunk=types_pb2.Chunk(offset=offset, data=data))
+            yield control_pb2.OutputChunk(chunk={"offset": offset, "data": data})
             offset += len(data)
 
     async def EndRound(  # noqa: N802  the proto's name
