@@ -16,7 +16,7 @@ from triskele.keystream import KeyStream
 from triskele.ring import Words
 from triskele.task import FRACTION_BITS
 
-_CHUNK = 1 << 14  # entries; the temporaries stay in cache
+_CHUNK = 1 << 15  # entries; the temporaries stay in cache
 
 
 def _chunks(length: int) -> Iterator[slice]:
@@ -69,11 +69,14 @@ def encode(
     random = np.empty(_CHUNK, "<u4")
     for part in _chunks(len(update)):
         size = part.stop - part.start
+        block, below_one = scaled[:size], uniform[:size]
         rounding.read_into(random[:size])
-        np.multiply(random[:size], 2.0**-32, out=uniform[:size])
-        np.multiply(update[part], scale, out=scaled[:size], dtype=np.float64)
-        np.add(scaled[:size], uniform[:size], out=scaled[:size])
-        words[part] = np.floor(scaled[:size], out=scaled[:size])
+        below_one[:] = random[:size]
+        below_one *= 2.0**-32
+        block[:] = update[part]
+        block *= scale
+        block += below_one
+        words[part] = np.floor(block, out=block)
     return words
 
 

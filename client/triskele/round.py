@@ -177,7 +177,14 @@ class Round:
         # (2) Admission: the slot, and where the parties listen.
         enrolment = coordinator.enrol(self.task, self.number)
         # (3) Sharing and signing; the same bytes for the same update, so (4) may be a continuation.
-        submission = prepare(encoded, slot=enrolment.slot, participant=me.participant, key=key, certificate=certificate)
+        submission = prepare(
+            encoded,
+            slot=enrolment.slot,
+            participant=me.participant,
+            key=key,
+            certificate=certificate,
+            in_place=True,
+        )
         del encoded, vector  # as large as what is uploaded
         # (4) Upload to the three parties.
         upload(

@@ -2,17 +2,20 @@
 
 All randomness of a submission (stochastic rounding, seeds, salts) is derived from 32 bytes
 
-    entropy = HKDF-SHA256(Ed25519 private key, info = "triskele/v1/submission" | task digest | round u64 big endian
-                          | SHA-256(format | update in that format | weight u64 big endian
-                                    | local noise float64 big endian, if there is any))
+    entropy = HKDF-SHA256(Ed25519 private key, info = context | tag, 32 bytes)
+    context = "triskele/v1/submission" | task digest | round u64
+    tag     = GMAC(format | weight u64 | local noise float64 | update in that format),
+              AES-128 key HKDF-SHA256(Ed25519 private key, info = context, 16 bytes), nonce of 12 zero bytes
 
-where the format is "<f4", little-endian float32, if every entry is one, and "<f8" if not.
+in big endian, where the format is "<f4", little-endian float32, if every entry is one, and "<f8" if not.
 
 - A participant that crashes and starts again with the same update makes the very same bytes, so a broken upload goes on
   where it stopped, although nothing secret was ever written to disk.
 - Another update, weight, round or task gives independent randomness. That is a matter of secrecy, not of taste: two
   vectors shared under the same seeds differ in the heavy share by exactly their difference, which its two holders
-  would then know.
+  would then know. GMAC is a universal hash: whoever chooses two updates without the key, which nobody but the
+  participant has, makes them collide with a probability of at most 2^-101 for a gigabyte each. Its key is used for
+  one nonce only, and no tag is ever shown.
 - The coordinator chooses the slot, and with it which share is heavy, but not the seeds: a party only ever sees shares
   i and i+1 in any slot, and in each of them what it sees stays masked by seed i+2.
 - The signing key is used as key of two primitives, Ed25519 (which hashes it with SHA-512) and HKDF-SHA256 under an
@@ -21,7 +24,6 @@ where the format is "<f4", little-endian float32, if every entry is one, and "<f
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import struct
 from dataclasses import dataclass, field
@@ -29,6 +31,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from triskele.coordinates import taken
 from triskele.encoding import check_norm, encode
@@ -49,6 +54,7 @@ _ROUNDING = b"triskele/v1/rounding"
 _SHARING = b"triskele/v1/sharing"
 _LOCAL_NOISE = b"triskele/v1/local-noise"
 _CHUNK = 1 << 16  # entries hashed at a time
+_ONE_NONCE = bytes(12)  # nobody sees a tag: it goes into the derivation of other secrets only
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,20 @@ def prepare(
     participant: ParticipantId,
     key: Ed25519PrivateKey,
     certificate: x509.Certificate,
+    in_place: bool = False,
 ) -> Submission:
-    """Share the encoded update for the parties and sign its manifest."""
+    """Share the encoded update for the parties and sign its manifest.
+
+    With `in_place` the heavy share takes the memory of the update's words, which are gone then.
+    """
     context = ShareContext(encoded.task, encoded.round, participant)
     heavy = heavy_index(slot)
     sharing = split(
-        encoded.words, heavy=heavy, context=context, entropy=derive(encoded.entropy, _SHARING, ENTROPY_BYTES)
+        encoded.words,
+        heavy=heavy,
+        context=context,
+        entropy=derive(encoded.entropy, _SHARING, ENTROPY_BYTES),
+        in_place=in_place,
     )
     manifest = Manifest(
         encoded.task, encoded.round, participant, slot, heavy, len(encoded.words), sharing.commitments()
@@ -163,15 +177,16 @@ def _checked_weight(weight: int | None, spec: TaskSpec) -> int:
 def _entropy(
     key: Ed25519PrivateKey, task: TaskDigest, number: RoundNumber, vector: Vector, *, weight: int, noise: float
 ) -> bytes:
+    """HKDF of the signing key and a GMAC of the update under a key that is derived from it, too (decision 2)."""
+    secret, info = key.private_bytes_raw(), _INFO + task + struct.pack(">Q", number)
     format_ = "<f4" if _is_single(vector) else "<f8"
-    content = hashlib.sha256(format_.encode())
+    content = Cipher(AES(derive(secret, info)), GCM(_ONE_NONCE)).encryptor()
+    content.authenticate_additional_data(format_.encode() + struct.pack(">Qd", weight, noise))
     for start in range(0, len(vector), _CHUNK):
-        content.update(vector[start : start + _CHUNK].astype(format_, copy=False).data)
-    content.update(struct.pack(">Q", weight))
-    if noise:
-        content.update(struct.pack(">d", noise))
-    info = _INFO + task + struct.pack(">Q", number) + content.digest()
-    return derive(key.private_bytes_raw(), info, ENTROPY_BYTES)
+        part = vector[start : start + _CHUNK].astype(format_, copy=False)
+        content.authenticate_additional_data(part.data.cast("B"))
+    content.finalize()
+    return derive(secret, info + content.tag, ENTROPY_BYTES)
 
 
 def _is_single(vector: Vector) -> bool:

@@ -130,7 +130,12 @@ class TriskeleMod:
         participant = ParticipantId(config.participant)
         encoded = encode_update(vector, terms.task, terms.round, weight=weight, clip=True, key=key)
         submission = prepare(
-            encoded, slot=terms.slot, participant=participant, key=key, certificate=credentials.signing_certificate
+            encoded,
+            slot=terms.slot,
+            participant=participant,
+            key=key,
+            certificate=credentials.signing_certificate,
+            in_place=True,
         )
         sealed = {
             f"party-{index}": seal_submission(submission, index, keys[index], chunk_bytes=self._limits.chunk_bytes)

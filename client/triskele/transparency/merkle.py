@@ -126,7 +126,13 @@ class Tree:
 
 def tree_head(leaves: Iterable[bytes]) -> bytes:
     """The root of the tree of these entries; raises NotFound if there are none."""
-    return Tree(map(leaf_hash, leaves)).root()
+    level = [leaf_hash(leaf) for leaf in leaves]
+    if not level:
+        raise NotFound("there is no tree of no entries")
+    while len(level) > 1:  # the last of an odd number of nodes goes up as it is
+        pairs = [node_hash(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
