@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 
 from bench.filter import options_of, updates_of
 from triskele.ids import PARTIES, PartyIndex
+from triskele.task import FRACTION_BITS
 from triskele_server.benchmark.operations import DepthTransport
 from triskele_server.mpc.opening_ledger import OpeningLedger
 from triskele_server.mpc.replicated import ReplicatedTensor
@@ -85,7 +86,7 @@ def of_the_rule(name: str, rows: int, latency: float) -> tuple[list[Tracing], fl
     def run(party: PartyIndex) -> None:
         session = Session(transports[party], OpeningLedger([]), b"bench")
         gram = ReplicatedTensor(shares[party], session, 40)
-        find(name).call(gram, options=options, clip_norm=1.0)
+        find(name).call(gram, options=options, clip_norm=1.0, adapted_bound=1 << FRACTION_BITS)
 
     return transports, _in_threads(run)
 
@@ -98,12 +99,9 @@ def _shared(secret: torch.Tensor) -> list[Shares]:
 
 
 def _in_threads(run: Callable[[PartyIndex], None]) -> float:
-    threads = [threading.Thread(target=run, args=(party,)) for party in PARTIES]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(PARTIES)) as pool:
+        list(pool.map(run, PARTIES))  # raises what a party raises
     return time.perf_counter() - started
 
 

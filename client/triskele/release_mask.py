@@ -8,7 +8,7 @@ Parties j - 1 and j hold mask key m_j, as they hold share j. The AES key of its 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NewType
 
 import numpy as np
@@ -25,23 +25,23 @@ _CHUNK: Final = 1 << 14  # words
 
 def add_mask(words: Words, key: MaskKey, task: TaskDigest, number: RoundNumber, index: ShareIndex) -> None:
     """Add PRG(m_index) to integer `words`, in place."""
-    _apply(words, _stream(key, task, number, index), np.add)
+    _apply(words, [_stream(key, task, number, index)], np.add)
 
 
 def remove_masks(words: Words, keys: Mapping[ShareIndex, MaskKey], task: TaskDigest, number: RoundNumber) -> None:
     """Take the streams of `keys` away again, in place."""
-    for index, key in keys.items():
-        _apply(words, _stream(key, task, number, index), np.subtract)
+    _apply(words, [_stream(key, task, number, index) for index, key in keys.items()], np.subtract)
 
 
 def _stream(key: MaskKey, task: TaskDigest, number: RoundNumber, index: ShareIndex) -> KeyStream:
     return KeyStream(derive(key, b"triskele/v1/release" + task + struct.pack(">QB", number, index)))
 
 
-def _apply(words: Words, stream: KeyStream, operation: np.ufunc) -> None:
+def _apply(words: Words, streams: Sequence[KeyStream], operation: np.ufunc) -> None:
     mask = np.empty(min(_CHUNK, len(words)), words.dtype)
     for start in range(0, len(words), _CHUNK):
         part = words[start : start + _CHUNK]
         drawn = mask[: len(part)]
-        stream.read_into(drawn)
-        operation(part, drawn, out=part)
+        for stream in streams:
+            stream.read_into(drawn)
+            operation(part, drawn, out=part)

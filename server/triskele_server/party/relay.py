@@ -123,6 +123,7 @@ class Relays:
                 _log.warning("relay_refused", party=self.party, slot=upload.slot, problem=str(error)[:200])
             await asyncio.to_thread(self.store.relay_ended, key, participant, ended)
             metrics.RELAYS.labels("sent" if ended is Relay.DONE else "refused").inc()
+            return
 
     def _still_due(self, key: RoundKey, participant: ParticipantId) -> Upload | None:
         with suppress(NotFound, Unavailable):  # Unavailable: this party is stopping

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bench.rounds import DEFAULT_RULES, of_the_rule
 from triskele.errors import InvalidTask
 from triskele_server.benchmark.clients import take_part
 from triskele_server.benchmark.measure import Comparison, Measured, Process, _plain_server
@@ -130,3 +131,9 @@ def test_a_plaintext_round_gives_everybody_the_mean(tmp_path):
     assert times.likeness == pytest.approx(updates.likeness(np.mean([updates.row(i) for i in range(n)], axis=0)))
     assert len(times.done) == len(times.uploaded) == n
     assert 4 * n * d < received < 4.01 * n * d
+
+
+@pytest.mark.parametrize("rule", DEFAULT_RULES.split(","))
+def test_the_messages_of_every_rule_can_be_traced(rule):
+    transports, _ = of_the_rule(rule, 6, 0.0)
+    assert all(transport.depth > 0 and transport.traffic.bytes_sent > 0 for transport in transports)
