@@ -7,9 +7,9 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from bench.rounds import DEFAULT_RULES, of_the_rule
 from rich.console import Console
 
-from bench.rounds import DEFAULT_RULES, of_the_rule
 from triskele.errors import InvalidTask
 from triskele_server.benchmark.clients import take_part
 from triskele_server.benchmark.measure import Comparison, Measured, Process, _plain_server
