@@ -17,6 +17,8 @@ from triskele.ring import Words
 from triskele.task import FRACTION_BITS
 
 _CHUNK = 1 << 15  # entries; the temporaries stay in cache
+# The order in which the norm is summed, and with it the words of a clipped update, depend on it. Whoever changes what
+# `encode` gives for an update changes `_INFO` of submission.py, too: other words must never have the same secrets.
 
 
 def _chunks(length: int) -> Iterator[slice]:

@@ -1,9 +1,11 @@
 """Submissions: the same bytes for the same update, independent randomness for anything else."""
 
 import itertools
+import struct
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scipy import stats
 
 from triskele.errors import InvalidUpdate
@@ -46,6 +48,28 @@ def test_same_update_gives_identical_bytes():
     assert one.heavy_share == other.heavy_share
     assert one.sharing.seeds == other.sharing.seeds
     assert one.sharing.salts == other.sharing.salts
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_sharing_in_place_gives_the_same_submission_and_takes_the_words(in_place):
+    one = encoded()
+    words = one.words.copy()
+    made = prepare(one, slot=Slot(1), participant=ParticipantId("alice"), key=KEY, certificate=CERTIFICATE,
+                   in_place=in_place)  # fmt: skip
+    assert (made.digest, bytes(made.heavy_share)) == (submission(slot=1).digest, bytes(submission(slot=1).heavy_share))
+    assert np.array_equal(one.words, words) is not in_place
+
+
+@pytest.mark.parametrize("format_", ["<f4", "<f8"])
+def test_entropy_is_what_its_formula_says(format_):
+    """Another one would be another submission for the same update: a client upgraded in a round would be refused."""
+    length, secret = (1 << 16) + 5, KEY.private_bytes_raw()
+    update = np.random.default_rng(3).normal(size=length).astype(format_) / length
+    spec = TaskSpec("long", length, 2.0, max_weight=1000)
+    context = b"triskele/v1/submission" + spec.digest + struct.pack(">Q", 7)
+    told = format_.encode() + struct.pack(">Qd", 9, 0.0) + update.tobytes()
+    tag = AESGCM(derive(secret, context)).encrypt(bytes(12), b"", told)
+    assert encoded(update, spec=spec, number=7, weight=9).entropy == derive(secret, context + tag, 32)
 
 
 def test_precision_of_the_same_values_does_not_matter():
