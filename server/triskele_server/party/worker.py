@@ -148,17 +148,25 @@ class MpcWorker:
 
     async def _start_again(self) -> None:
         """Until it works: what the machine lacks now, memory or the port, may be there later."""
+        await self._end_process()
         while not self._stopping:
             try:
                 await self.start()
             except (ConfigurationError, OSError) as error:
                 self._pipe = None
-                if self._process is not None and self._process.pid is not None:
-                    self._process.kill()
+                await self._end_process()
                 _log.error("worker_not_started", problem=str(error))
                 await asyncio.sleep(RESTART_SECONDS)
             else:
                 return
+
+    async def _end_process(self) -> None:
+        """Wait for what has died or cannot be used: its pipe ends a moment before it does, and who is not waited for
+        stays in the kernel's table.
+        """
+        if self._process is not None and self._process.pid is not None:  # None: it was not spawned
+            self._process.kill()
+            await asyncio.to_thread(self._process.join, STOP_SECONDS)
 
 
 def _main(config: PartyConfig, pipe: Connection, link_delay: float) -> None:
