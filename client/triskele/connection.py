@@ -161,12 +161,12 @@ class Connections:
         """gRPC's client object for the coordinator."""
         server = Identity(self._config.federation, "coordinator", "main")
         client: Any = coordinator_pb2_grpc.CoordinatorStub  # generated without types
-        return client(self._channel(server, self._config.coordinator))
+        return client(_Unregistered(self._channel(server, self._config.coordinator)))
 
     def party(self, index: PartyIndex, address: str) -> Any:
         """The same for party `index`, expected at `address`."""
         client: Any = party_pb2_grpc.PartyStub
-        return client(self._channel(Identity(self._config.federation, "party", str(index)), address))
+        return client(_Unregistered(self._channel(Identity(self._config.federation, "party", str(index)), address)))
 
     def close(self) -> None:
         """Close every channel and branch; calls and waits that are under way in other threads end with an error."""
@@ -194,6 +194,27 @@ class Connections:
                 channel = grpc.secure_channel(address, credentials, options=channel_options(server, self._limits))
                 self._channels[key] = grpc.intercept_channel(channel, MetadataInterceptor())
             return self._channels[key]
+
+
+class _Unregistered:
+    """A channel as generated code uses it, whose methods are not registered with gRPC's core beforehand.
+
+    With interceptors gRPC registers a method at every call, by what it calls "not thread-safe": where another thread
+    closes the channel meanwhile (a cancelled `async_submit`, `Participant.close`), the process may end by a
+    segmentation fault. A call that is not registered finds a closed channel closed.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        """`unary_unary`, `unary_stream`, `stream_unary`."""
+        make = getattr(self._channel, kind)
+
+        def unregistered(method: str, *, _registered_method: bool = False, **serializers: Any) -> Any:
+            return make(method, **serializers)
+
+        return unregistered
 
 
 def _not_needed(_: grpc.ChannelConnectivity) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 
@@ -239,6 +240,23 @@ def test_second_cancellation_does_not_leave_the_thread_behind(federation, join):
 
     asyncio.run(run())
     release.set()
+
+
+def test_no_call_is_registered_with_a_channel_that_another_thread_may_close(federation, join, monkeypatch):
+    """gRPC's core is not thread-safe there: a participant that was closed meanwhile ended by a segmentation fault."""
+    registered = []
+    inner = grpc._channel.Channel._get_registered_call_handle
+    monkeypatch.setattr(
+        grpc._channel.Channel,
+        "_get_registered_call_handle",
+        lambda self, method: registered.append(method) or inner(self, method),
+    )
+    federation.coordinator.show(1, "OPEN")
+    with join() as me:
+        next(me.rounds("faces")).submit(update())
+        federation.coordinator.release(1, federation.sum_of_uploads(), 1)
+        me.round("faces", 1).aggregate()
+    assert registered == []
 
 
 def test_cancelling_one_operation_leaves_the_others_of_the_participant_alone(federation, join):
